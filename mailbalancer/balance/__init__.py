@@ -1,0 +1,1 @@
+"""Balancing decisions, pure: who gets a session, given members, counts and `now`."""

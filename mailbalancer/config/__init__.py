@@ -1,0 +1,1 @@
+"""From the YAML file to `model.Config`, with every problem named."""

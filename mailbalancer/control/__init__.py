@@ -1,0 +1,1 @@
+"""The supervisor: configuration, checks, drains, listeners, control socket."""

@@ -1,0 +1,1 @@
+"""Active health checks, one file per type."""

@@ -1,0 +1,1 @@
+"""Embedded mail servers for `mailbalancer demo`."""

@@ -1,0 +1,146 @@
+"""The board: one anonymous shared-memory array of numbers, made before the first fork.
+
+Decides: where each number lies. Every cell is eight bytes, aligned, and has exactly one writer: a worker owns its
+column, the supervisor owns the rest. Readers never wait; a total is the sum over the columns at the time of reading.
+Refuses to know: what a slot means (the supervisor gives slots to members and services) and what follows from a number.
+
+Layout, in cells of eight bytes (an integer and a float view lie over the same memory):
+
+    header        HEADER cells               written by the supervisor
+    beats         workers × BEAT cells       written by worker i
+    slots         slots × SLOT cells         written by the supervisor: availability, weight, ramp
+    columns       workers × slots × COUNT    written by worker i: sessions, totals, bytes, ramp credit
+
+A dead worker's column is written by the supervisor until a new worker takes it over.
+"""
+
+from __future__ import annotations
+
+import mmap
+from enum import IntEnum
+
+CELL = 8
+HEADER = 8
+
+
+class Beat(IntEnum):
+    """Cells of one worker's heartbeat."""
+
+    AT = 0  # float: monotonic instant of the last turn of its event loop
+    PID = 1
+    OPEN_FILES = 2
+    PAUSED = 3  # 1 while accepting pauses at the descriptor limit
+    LOG_DROPPED = 4
+    CONFIG_VERSION = 5  # the configuration it runs
+    SPARE_6 = 6
+    SPARE_7 = 7
+
+
+class Slot(IntEnum):
+    """Cells of one slot that the supervisor writes."""
+
+    AVAILABILITY = 0  # int, see Availability
+    WEIGHT = 1  # float: effective weight (configuration, operator, back pressure)
+    RAMP_AT = 2  # float: monotonic instant at which the ramp began; 0.0: not ramping
+    RAMP_S = 3  # float: length of the ramp
+    SPARE_4 = 4
+    SPARE_5 = 5
+    SPARE_6 = 6
+    SPARE_7 = 7
+
+
+class Count(IntEnum):
+    """Cells of one slot that each worker writes in its own column."""
+
+    SESSIONS = 0  # now, counted from the moment of selection
+    TOTAL = 1  # ever selected
+    CONNECT_OK = 2
+    CONNECT_FAILED = 3
+    BYTES_IN = 4  # client to server
+    BYTES_OUT = 5  # server to client
+    RAMP_CREDIT = 6  # float: share of new sessions granted to a ramping member, summed up
+    RAMP_TAKEN = 7  # new sessions it took against that credit
+    REFUSED = 8  # service slots: sessions refused (limits, deny, no server left)
+    QUEUED = 9  # service slots: sessions waiting now
+    MOVED = 10  # persistent clients that were moved because their server was not available
+    RETRIED = 11  # sessions that went to the next server after a failed connect
+    SPARE_12 = 12
+    SPARE_13 = 13
+    SPARE_14 = 14
+    SPARE_15 = 15
+
+
+class Availability(IntEnum):
+    """What a member may be given, worked out by the supervisor from health, operator and drain deadline."""
+
+    CLOSED = 0  # nothing: down, disabled, or drained
+    RETURNING = 1  # only clients that persistence brings back (draining, until `drain_s`)
+    READY = 2  # new sessions
+
+
+BEAT = len(Beat)
+SLOT = len(Slot)
+COUNT = len(Count)
+
+#: Cells that say what is now and not what ever was: they die with their worker.
+GAUGES = (Count.SESSIONS, Count.QUEUED)
+
+
+class Board:
+    """The shared array. Make it before forking; every process then uses the same object."""
+
+    def __init__(self, workers: int, slots: int) -> None:
+        self.workers = workers
+        self.slots = slots
+        self._beats_at = HEADER
+        self._slots_at = self._beats_at + workers * BEAT
+        self._columns_at = self._slots_at + slots * SLOT
+        self.column_cells = slots * COUNT
+        cells = self._columns_at + workers * self.column_cells
+        self._memory = mmap.mmap(-1, cells * CELL)
+        self.ints = memoryview(self._memory).cast("q")
+        self.floats = memoryview(self._memory).cast("d")
+
+    # where things lie; hot paths keep these indices and use `ints`/`floats` directly
+
+    def beat(self, worker: int, cell: Beat) -> int:
+        """Index of a cell of a worker's heartbeat."""
+        return self._beats_at + worker * BEAT + cell
+
+    def slot(self, slot: int, cell: Slot) -> int:
+        """Index of a cell that the supervisor writes for a slot."""
+        return self._slots_at + slot * SLOT + cell
+
+    def count(self, worker: int, slot: int, cell: Count) -> int:
+        """Index of a cell in a worker's column."""
+        return self._columns_at + worker * self.column_cells + slot * COUNT + cell
+
+    # sums over the columns
+
+    def total(self, slot: int, cell: Count) -> int:
+        """Sum of an integer cell of one slot over all workers."""
+        ints = self.ints
+        at = self._columns_at + slot * COUNT + cell
+        return sum(ints[at + w * self.column_cells] for w in range(self.workers))
+
+    def total_float(self, slot: int, cell: Count) -> float:
+        """Sum of a float cell of one slot over all workers."""
+        floats = self.floats
+        at = self._columns_at + slot * COUNT + cell
+        return sum(floats[at + w * self.column_cells] for w in range(self.workers))
+
+    # the supervisor's care for slots and columns
+
+    def clear_gauges(self, worker: int) -> None:
+        """A worker died: nothing is in session there any more. Totals stay; its successor goes on counting."""
+        for slot in range(self.slots):
+            for cell in GAUGES:
+                self.ints[self.count(worker, slot, cell)] = 0
+
+    def clear_slot(self, slot: int) -> None:
+        """A slot is about to mean another member: every cell to zero. Only while no session is counted on it."""
+        for cell in Slot:
+            self.ints[self.slot(slot, cell)] = 0
+        for worker in range(self.workers):
+            for count in Count:
+                self.ints[self.count(worker, slot, count)] = 0

@@ -1,0 +1,175 @@
+"""What supervisor and workers tell each other.
+
+Decides: the vocabulary. Downwards (supervisor to worker) a message is a pickled dataclass: the worker trusts the
+process that made it. Upwards it is JSON, because a worker handles bytes from strangers and the supervisor must not run anything
+that a worker could have been made to send.
+Refuses to know: sockets (`channel`) and what anybody does on receipt.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mailbalancer.model import Config, Endpoint, MemberKey
+
+# ---------------------------------------------------------------- down
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Run this configuration. Descriptors of listeners not yet known to the worker travel with the message.
+
+    Attributes:
+        version: counts up with every applied configuration.
+        slots: the slot of every member on the board.
+        service_slots: the slot of every service on the board (its own sums: sessions, refused, queued).
+        listeners: every address that must be listened on after this, by listener id.
+        passed: listener ids of the attached descriptors, in order.
+        bindings: persistence known to the supervisor, for a worker that starts empty.
+    """
+
+    version: int
+    config: Config
+    slots: dict[MemberKey, int]
+    service_slots: dict[str, int]
+    listeners: dict[int, Listening]
+    passed: tuple[int, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """One listening address and the service that owns it."""
+
+    service: str
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One entry of a persistence table: this key's clients go to that real server until `expires_at` (monotonic)."""
+
+    group: str
+    key: str
+    real_server: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Another worker learned a binding in a table that is shared between workers."""
+
+    binding: Binding
+
+
+@dataclass(frozen=True, slots=True)
+class Unbind:
+    """Forget bindings: all of a group, or one key, or everything (group empty)."""
+
+    group: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DropSessions:
+    """End the sessions counted on this slot (drain time is over, or the operator asked)."""
+
+    slot: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListSessions:
+    """Ask for at most `limit` live sessions of a service (empty: all); the answer is a `SessionList` with this `ask`."""
+
+    ask: int
+    service: str = ""
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop accepting, let sessions finish until `deadline_at` (monotonic), then end."""
+
+    deadline_at: float
+
+
+Down = Configure | Bind | Unbind | DropSessions | ListSessions | Stop
+
+
+def pack_down(message: Down) -> bytes:
+    return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpack_down(data: bytes) -> Down:
+    message: Down = pickle.loads(data)
+    return message
+
+
+# ---------------------------------------------------------------- up
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The worker now runs this version; `error` says why it does not."""
+
+    version: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The worker bound a key (new, or moved, or refreshed after half its time)."""
+
+    group: str
+    key: str
+    real_server: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Imbalance:
+    """One source address carries `sessions` of `total` sessions of a source-persistent service; 0: no longer."""
+
+    service: str
+    source: str
+    sessions: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionList:
+    """Answer to `ListSessions`: one dict per session, `more` when the limit cut it."""
+
+    ask: int
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """All sessions are over, or the deadline passed with `left` still open; the worker ends now."""
+
+    left: int
+
+
+Up = Configured | Bound | Imbalance | SessionList | Stopped
+
+_UP: dict[str, type[Any]] = {t.__name__: t for t in (Configured, Bound, Imbalance, SessionList, Stopped)}
+
+
+def pack_up(message: Up) -> bytes:
+    return json.dumps({"type": type(message).__name__, **asdict(message)}, separators=(",", ":")).encode()
+
+
+def unpack_up(data: bytes) -> Up:
+    """Raises ValueError when it is no message of ours."""
+    try:
+        fields = json.loads(data)
+        message: Up = _UP[fields.pop("type")](**fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a message: {data[:80]!r}") from error
+    return message

@@ -1,0 +1,335 @@
+"""The nouns: what a valid configuration says, in the words of the documentation.
+
+Decides: nothing; these are frozen facts, built by `config` and read by everybody.
+Refuses to know: YAML, sockets, health, time. Runtime state (up, sessions, ramp) lives on the board and in `control`.
+
+Units: seconds are floats named `…_s`, sizes are integers named `…_bytes`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Mode(StrEnum):
+    """How a service handles a connection. All but `l4` end it here (layer 7)."""
+
+    TCP = "tcp"
+    TLS = "tls"
+    HTTP = "http"
+    SMTP = "smtp"
+    IMAP = "imap"
+    POP3 = "pop3"
+    L4 = "l4"
+
+
+#: Modes this version can run. The schema knows all of them; a service in another one is refused, never ignored.
+AVAILABLE_MODES: frozenset[Mode] = frozenset({Mode.TCP, Mode.TLS})
+
+
+class Schedule(StrEnum):
+    """Who gets a new session."""
+
+    ROUND_ROBIN = "round_robin"
+    WEIGHTED_ROUND_ROBIN = "weighted_round_robin"
+    LEAST_CONNECTIONS = "least_connections"
+    WEIGHTED_LEAST_CONNECTIONS = "weighted_least_connections"
+    SOURCE_HASH = "source_hash"
+    PRIORITY = "priority"
+
+
+class AdminState(StrEnum):
+    """What the operator wants of a real server in a service."""
+
+    ENABLED = "enabled"
+    DRAINING = "draining"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One IP address and port. `host` is an IP literal, never a name: mail must not depend on DNS to be delivered."""
+
+    host: str
+    port: int
+
+    @property
+    def is_ipv6(self) -> bool:
+        return ":" in self.host
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.is_ipv6 else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """How the certificate of a server is verified (`full`, `ca: file`, `pin: sha256`, or `none`, spelled out)."""
+
+    kind: str = "full"
+    ca_file: str = ""
+    pin_sha256: str = ""
+    name: str = ""  # name expected in the certificate and sent as SNI; empty: the real server's address is expected
+
+
+@dataclass(frozen=True, slots=True)
+class TcpCheck:
+    """Connect; optionally send `send` and find `expect` in the answer."""
+
+    send: bytes = b""
+    expect: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsCheck:
+    """Handshake; verify the certificate; `warn_days` before it expires the result says so, expired is down."""
+
+    verify: Verify = Verify()
+    warn_days: int = 14
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCheck:
+    """One request over HTTP, or HTTPS when `tls`; the answer must have an expected status and match `body`."""
+
+    tls: bool = False
+    method: str = "GET"
+    path: str = "/"
+    host: str = ""
+    statuses: tuple[int, ...] = (200,)
+    body: str = ""  # regular expression searched in the first 64 KiB; empty: any
+    verify: Verify = Verify()
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpCheck:
+    """Banner, EHLO, optional STARTTLS, optional MAIL/RCPT/RSET, always QUIT."""
+
+    helo: str = "mailbalancer.invalid"
+    starttls: bool = False
+    tls: bool = False  # implicit TLS (465)
+    verify: Verify = Verify()
+    mail_from: str = ""  # with rcpt_to: MAIL, RCPT, RSET are tried; `<>` is the null sender
+    rcpt_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImapCheck:
+    """Greeting, optional STARTTLS, CAPABILITY, LOGOUT."""
+
+    starttls: bool = False
+    tls: bool = False
+    verify: Verify = Verify()
+
+
+@dataclass(frozen=True, slots=True)
+class Pop3Check:
+    """Greeting, optional STLS, CAPA, QUIT."""
+
+    starttls: bool = False
+    tls: bool = False
+    verify: Verify = Verify()
+
+
+@dataclass(frozen=True, slots=True)
+class DnsCheck:
+    """One query over UDP or TCP; the answer must be ours, not truncated over TCP, and have the expected rcode."""
+
+    name: str = "."
+    record: str = "SOA"
+    protocol: str = "udp"
+    rcode: str = "NOERROR"
+
+
+CheckOptions = TcpCheck | TlsCheck | HttpCheck | SmtpCheck | ImapCheck | Pop3Check | DnsCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The active health check of a pool. `timeout_s` is an absolute deadline for the whole conversation."""
+
+    type: str = "tcp"  # tcp tls http https smtp imap pop3 dns none
+    interval_s: float = 10.0
+    timeout_s: float = 5.0
+    rise: int = 2
+    fall: int = 3
+    port: int = 0  # 0: the member's own port
+    proxy_header: str = ""  # "", "v1" or "v2": sent first when the service sends it too
+    options: CheckOptions = TcpCheck()
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Who gets a returning client. Services with the same `group` share one table."""
+
+    by: str = "source"  # in tcp: source; in tls: source or tls_session_id
+    group: str = ""  # always filled in: the service's own name when the operator named none
+    timeout_s: float = 3600.0
+    max_entries: int = 100_000  # per table and worker; the oldest entry goes first
+    warn_share: float = 0.25  # one source address with more than this share of the sessions is reported
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocol:
+    """PROXY protocol: from whom it is believed, and whether it is sent."""
+
+    accept_from: tuple[IPNetwork, ...] = ()
+    send: str = ""  # "", "v1" or "v2"
+    header_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Sessions that wait when every ready server is full: at most `size` per worker, for at most `timeout_s`."""
+
+    size: int = 0
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RealServer:
+    """A machine behind."""
+
+    name: str
+    address: str
+    weight: float = 1.0
+    max_sessions: int = 0  # over all services; 0: no limit
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A real server as one pool uses it."""
+
+    real_server: str
+    endpoint: Endpoint
+    weight: float = 1.0
+    priority: int = 0  # schedule priority: the lowest number that is ready takes all
+    max_sessions: int = 0  # in this pool; 0: no limit
+    state: AdminState = AdminState.ENABLED  # as configured; the operator's command wins over it
+
+
+@dataclass(frozen=True, slots=True)
+class MemberKey:
+    """Health, counts and slots belong to (service, route, real server); `route` is empty for the service's own pool."""
+
+    service: str
+    route: str
+    real_server: str
+
+    def __str__(self) -> str:
+        middle = f"{self.route}/" if self.route else ""
+        return f"{self.service}/{middle}{self.real_server}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Real servers that share one schedule, one persistence and one check."""
+
+    service: str
+    route: str
+    members: tuple[Member, ...]
+    schedule: Schedule = Schedule.LEAST_CONNECTIONS
+    persist: Persist | None = None
+    check: Check = Check()
+    ramp_s: float = 300.0
+    drain_s: float = 3600.0
+    drop_after_drain: bool = False
+
+    def key(self, member: Member) -> MemberKey:
+        return MemberKey(self.service, self.route, member.real_server)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Inside a `tls` service: connections whose SNI matches one of `hosts` (`*.example.com` matches one label)."""
+
+    name: str
+    hosts: tuple[str, ...]
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The addresses it listens on, one mode, its real servers."""
+
+    name: str
+    mode: Mode
+    listen: tuple[Endpoint, ...]
+    pool: Pool
+    routes: tuple[Route, ...] = ()
+    unknown_sni: str = "default"  # tls mode: "default" sends them to the service's own pool, "refuse" closes
+    connect_timeout_s: float = 5.0
+    idle_timeout_s: float = 660.0
+    max_sessions: int = 0
+    queue: Queue = Queue()
+    allow: tuple[IPNetwork, ...] = ()  # empty: everybody
+    deny: tuple[IPNetwork, ...] = ()
+    proxy_protocol: ProxyProtocol = ProxyProtocol()
+    buffer_bytes: int = 65536  # per direction of one session: the most that waits in the balancer
+    profile: str = ""
+    line: int = 0
+
+    def pools(self) -> Iterator[Pool]:
+        """The service's own pool first, then those of its routes."""
+        if self.pool.members:
+            yield self.pool
+        for route in self.routes:
+            yield route.pool
+
+    @property
+    def pinned_to_worker(self) -> bool:
+        """Whether one client address must always land on one worker (design section 3: classic BPF).
+
+        True when a table of clients is kept by the peer's address. When a PROXY header names the client the kernel
+        cannot see the address, so the table is shared through the supervisor instead.
+        """
+        return not self.proxy_protocol.accept_from and any(p.persist is not None for p in self.pools())
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The administration address. Not served in this version; kept free of the services' addresses."""
+
+    listen: Endpoint | None = None
+    tokens_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """Where log lines go and what they look like."""
+
+    to: str = "stderr"  # stderr | syslog
+    format: str = "text"  # text | json
+    sessions: bool = True  # one line per session
+    level: str = "info"
+    syslog_address: str = "/dev/log"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One valid configuration file, with every default filled in and every profile expanded."""
+
+    path: str
+    services: tuple[Service, ...]
+    real_servers: tuple[RealServer, ...]
+    workers: int
+    control_socket: str
+    state_file: str  # empty: operator states are forgotten at restart
+    user: str  # to become when started as root; empty: stay
+    log: Logging = Logging()
+    admin: Admin = Admin()
+    stop_timeout_s: float = 30.0  # SIGTERM: sessions may finish for this long
+    board_slots: int = 4096
+    warnings: tuple[str, ...] = ()
+
+    def service(self, name: str) -> Service | None:
+        return next((s for s in self.services if s.name == name), None)
+
+    def pools(self) -> Iterator[Pool]:
+        for service in self.services:
+            yield from service.pools()
