@@ -1,0 +1,280 @@
+"""What the command line shows: status, rates, sessions, persistence and events as tables for a terminal or a pipe.
+
+Decides: which facts stand in which column, what is left out on a narrow terminal, what is red and what is yellow.
+Refuses to know: how the facts were fetched, the terminal itself, and time. PURE: the control socket's answers in,
+`rich` renderables out. Texts are made of `rich.text.Text`, never of markup, so no name can be taken for a style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mailbalancer.admin import words
+from mailbalancer.admin.words import Facts, Tone, plain
+from mailbalancer.model import Config
+
+_STYLES = {Tone.GOOD: "green", Tone.WARNING: "yellow", Tone.BAD: "bold red", Tone.QUIET: "dim"}
+_LEVEL_TONES = {"error": Tone.BAD, "warning": Tone.WARNING}
+#: Below this many columns the tables leave out bytes and the last check; the facts are still in `--json`.
+WIDE_COLUMNS = 110
+_INDENT = 2
+
+
+def status(report: Facts, *, wide: bool) -> RenderableType:
+    """Everything `mailbalancer status` says: one block per service, workers, and what deserves attention."""
+    parts: list[RenderableType] = [_headline(report)]
+    for service in report["services"]:
+        parts += [Text(), *_service_block(service, wide=wide)]
+    parts.append(Text())
+    parts += _workers(report["workers"])
+    parts += [_toned(f"warning: {plain(warning)}", Tone.WARNING) for warning in report["warnings"]]
+    return Group(*parts)
+
+
+def top(before: Facts, after: Facts, elapsed_s: float, *, wide: bool) -> RenderableType:
+    """Rates between two status reports taken `elapsed_s` seconds apart, and the newest events."""
+    earlier = _counters(before) if before["started_at"] == after["started_at"] else {}
+    table = _table("service / real server", "state", "sessions >", "new/s >", "share >", "failed/s >")
+    if wide:
+        for heading in ("in/s", "out/s"):
+            table.add_column(heading, justify="right", no_wrap=True)
+    for service in after["services"]:
+        for row in _top_rows(service, earlier, elapsed_s):
+            table.add_row(*(row if wide else row[:6]))
+    parts: list[RenderableType] = [_headline(after), Text(), table, Text()]
+    parts += _workers(after["workers"])
+    parts += [_toned(sentence, Tone.WARNING) for service in after["services"] if (sentence := words.imbalance(service))]
+    parts += [Text(), *_event_lines(after["events"][-5:])]
+    return Group(*parts)
+
+
+def sessions(result: Facts, *, wide: bool) -> RenderableType:
+    """Open sessions: who, where to, why there, for how long."""
+    rows = result["sessions"]
+    if not rows:
+        return Text("no sessions")
+    table = _table("service", "client", "real server", "why", "age >", "idle >")
+    if wide:
+        _columns(table, "in >", "out >", "state", "worker >")
+    for row in rows:
+        cells = [plain(row[key]) for key in ("service", "client", "server", "why")]
+        if wide:
+            cells[2] += f" ({plain(row['server_address'])})" if row["server_address"] else ""
+        cells += [words.span(row["age_s"]), words.span(row["idle_s"])]
+        if wide:
+            cells += [
+                words.size(row["bytes_in"]),
+                words.size(row["bytes_out"]),
+                plain(row["state"]),
+                str(row["worker"]),
+            ]
+        table.add_row(*(Text(cell) for cell in cells))
+    return _with_more(table, result["more"], "; --limit N shows more")
+
+
+def persistence(result: Facts) -> RenderableType:
+    """Which client goes back to which real server, by group."""
+    parts: list[RenderableType] = []
+    for group in result["groups"]:
+        timeout = words.span(group["timeout_s"])
+        parts.append(Text.assemble((plain(group["group"]), "bold"), f"  timeout {timeout}"))
+        table = _table("client", "real server", "expires in >")
+        for entry in group["entries"]:
+            cells = plain(entry["key"]), plain(entry["real_server"]), words.span(entry["expires_in_s"])
+            table.add_row(*(Text(cell) for cell in cells))
+        listing = _with_more(table, group["more"]) if group["entries"] else Text("no clients remembered")
+        parts.append(_indented(listing))
+    return Group(*parts) if parts else Text("no service persists")
+
+
+def events(rows: Iterable[Facts]) -> RenderableType:
+    """What happened, oldest first."""
+    lines = _event_lines(rows)
+    return Group(*lines) if lines else Text("no events since the start")
+
+
+def configuration(config: Config) -> RenderableType:
+    """What a valid configuration says, one line per service."""
+    table = _table("service", "mode", "listen", "schedule", "persist", "check", "real servers")
+    for service in config.services:
+        for pool in service.pools():
+            route = next((r for r in service.routes if r.pool is pool), None)
+            name = f"{service.name} / {route.name}" if route else service.name
+            persist = f"{pool.persist.by}, group {pool.persist.group}" if pool.persist else "none"
+            members = ", ".join(f"{member.real_server} {member.endpoint}" for member in pool.members)
+            listen = ", ".join(str(endpoint) for endpoint in service.listen)
+            cells = (name, str(service.mode), listen, str(pool.schedule), persist, pool.check.type, members)
+            table.add_row(*(Text(plain(cell)) for cell in cells))
+    return table
+
+
+# ---------------------------------------------------------------- status
+
+
+def _headline(report: Facts) -> Text:
+    return Text.assemble(
+        ("mailbalancer", "bold"),
+        f" {plain(report['version'])} · pid {report['pid']} · {plain(report['config'])}"
+        f" (version {report['config_version']}) · up {words.span(report['uptime_s'])}",
+    )
+
+
+def _service_block(service: Facts, *, wide: bool) -> Iterator[RenderableType]:
+    listen = " ".join(plain(address) for address in service["listen"])
+    title = Text.assemble((plain(service["name"]), "bold"), f"  {plain(service['mode'])}  {listen}")
+    if service["profile"]:
+        title.append(f"  profile {plain(service['profile'])}")
+    yield title
+    yield _indented(_service_counts(service))
+    if sentence := words.imbalance(service):
+        yield _indented(_toned(f"warning: {sentence}", Tone.WARNING))
+    for pool in service["pools"]:
+        yield _indented(Text(_pool_words(pool)))
+        yield _indented(_server_table(pool["real_servers"], wide=wide))
+
+
+def _service_counts(service: Facts) -> Text:
+    line = Text(f"{words.count(service['sessions'], 'session')}, {service['total']} in all, ")
+    line.append(f"{service['refused']} refused", style=_STYLES[Tone.WARNING] if service["refused"] else "")
+    if service["queued"]:
+        line.append(f", {service['queued']} waiting", style=_STYLES[Tone.WARNING])
+    return line.append(f", {words.size(service['bytes_in'])} in, {words.size(service['bytes_out'])} out")
+
+
+def _pool_words(pool: Facts) -> str:
+    route = f"route {plain(pool['route'])} ({' '.join(plain(h) for h in pool['hosts'])}): " if pool["route"] else ""
+    persist = pool["persist"]
+    if not persist:
+        return f"{route}{plain(pool['schedule'])}, no persistence"
+    by, group, timeout = plain(persist["by"]), plain(persist["group"]), words.span(persist["timeout_s"])
+    return f"{route}{plain(pool['schedule'])}, persistence by {by} for {timeout} in group {group}"
+
+
+def _server_table(servers: Sequence[Facts], *, wide: bool) -> Table:
+    weighted = any(s["weight"] != 1 or s["configured_weight"] != 1 for s in servers)
+    table = _table("real server", "address", "state", "sessions >", "total >", "failed >")
+    if wide:
+        _columns(table, *(["weight >"] if weighted else []), "in >", "out >", "last check")
+    for server in servers:
+        state, tone = words.server_state(server)
+        failed = Text(str(server["connect_failed"]), style=_STYLES[Tone.WARNING] if server["connect_failed"] else "")
+        row = [Text(plain(server["name"])), Text(plain(server["endpoint"])), _toned(state, tone)]
+        row += [Text(str(server["sessions"])), Text(str(server["total"])), failed]
+        if wide:
+            row += [Text(f"{server['weight']:g}")] if weighted else []
+            row += [Text(words.size(server["bytes_in"])), Text(words.size(server["bytes_out"]))]
+            row.append(Text(words.last_check(server)))
+        table.add_row(*row)
+    return table
+
+
+def _workers(workers: Sequence[Facts]) -> list[RenderableType]:
+    alive = sum(1 for worker in workers if worker["alive"])
+    shared = ", ".join(str(worker["sessions"]) for worker in workers)
+    line = Text(f"workers: {alive} of {len(workers)} running, sessions {shared or 'none'}")
+    troubles = [trouble for worker in workers for trouble in words.worker_troubles(worker)]
+    return [line, *(_toned(f"warning: {trouble}", Tone.WARNING) for trouble in troubles)]
+
+
+# ---------------------------------------------------------------- rates
+
+_COUNTERS = ("total", "connect_failed", "bytes_in", "bytes_out")
+_SERVICE_COUNTERS = ("total", "refused", "bytes_in", "bytes_out")
+
+
+def _counters(report: Facts) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """Every counter of a report by service, and by service, route and real server."""
+    found: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    for service in report["services"]:
+        found[(service["name"],)] = tuple(service[name] for name in _SERVICE_COUNTERS)
+        for pool in service["pools"]:
+            for server in pool["real_servers"]:
+                key = (service["name"], pool["route"], server["name"])
+                found[key] = tuple(server[name] for name in _COUNTERS)
+    return found
+
+
+def _rates(now: Sequence[int], before: Sequence[int] | None, elapsed_s: float) -> list[float]:
+    """Per second. A counter that went back (a real server removed and added again) counts from zero."""
+    if before is None or elapsed_s <= 0:
+        return [0.0 for _ in now]
+    return [(new - old if new >= old else new) / elapsed_s for new, old in zip(now, before, strict=True)]
+
+
+def _top_rows(
+    service: Facts, earlier: dict[tuple[Any, ...], tuple[int, ...]], elapsed_s: float
+) -> Iterator[list[Text]]:
+    """The service's own line, then one per real server with its share of the service's new sessions."""
+    now = tuple(service[name] for name in _SERVICE_COUNTERS)
+    rates = _rates(now, earlier.get((service["name"],)), elapsed_s)
+    yield [
+        Text(plain(service["name"]), style="bold"),
+        Text(f"{plain(service['mode'])} {' '.join(plain(a) for a in service['listen'])}", style="dim"),
+        Text(str(service["sessions"])),
+        *_rate_cells(rates, share=""),
+    ]
+    lines = []
+    for pool in service["pools"]:
+        for server in pool["real_servers"]:
+            key = (service["name"], pool["route"], server["name"])
+            lines.append((pool, server, _rates([server[n] for n in _COUNTERS], earlier.get(key), elapsed_s)))
+    all_new = sum(rates[0] for _, _, rates in lines)
+    for pool, server, rates in lines:
+        route = f"{plain(pool['route'])}/" if pool["route"] else ""
+        share = f"{rates[0] / all_new * 100:.0f} %" if all_new else "-"
+        name = Text(f"  {route}{plain(server['name'])}")
+        yield [name, _toned(*words.server_state(server)), Text(str(server["sessions"])), *_rate_cells(rates, share)]
+
+
+def _rate_cells(rates: Sequence[float], share: str) -> list[Text]:
+    new, failed, bytes_in, bytes_out = rates
+    return [
+        Text(words.rate(new)),
+        Text(share),
+        Text(words.rate(failed), style=_STYLES[Tone.WARNING] if failed else ""),
+        Text(words.size(bytes_in)),
+        Text(words.size(bytes_out)),
+    ]
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def _event_lines(rows: Iterable[Facts]) -> list[Text]:
+    lines = []
+    for row in rows:
+        tone = _LEVEL_TONES.get(row["level"])
+        line = Text(f"{plain(row['at'])}  ", style="dim")
+        lines.append(line.append(plain(row["text"]), style=f"not dim {_STYLES[tone]}" if tone else "not dim"))
+    return lines
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    _columns(table, *headings)
+    return table
+
+
+def _columns(table: Table, *headings: str) -> None:
+    """Add columns; a heading that ends in ` >` is a number and stands on the right. Only sentences wrap at spaces."""
+    for heading in headings:
+        name, right, _ = heading.partition(" >")
+        table.add_column(name, justify="right" if right else "left", no_wrap=bool(right), overflow="fold")
+
+
+def _with_more(table: Table, more: int, remedy: str = "") -> RenderableType:
+    return Group(table, Text(f"and {more} more{remedy}", style="dim")) if more else table
+
+
+def _indented(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, _INDENT), expand=False)
+
+
+def _toned(text: str, tone: Tone) -> Text:
+    return Text(text, style=_STYLES[tone])
