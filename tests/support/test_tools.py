@@ -15,7 +15,7 @@ def test_a_missing_program_skips_with_its_package(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("MAILBALANCER_CI", raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr("tests.support.tools.SYSTEM_FOLDERS", "/nonexistent")
-    with pytest.raises(pytest.skip.Exception, match="postconf is not installed.*apt-get install postfix"):
+    with pytest.raises(pytest.skip.Exception, match=r"postconf is not installed.*apt-get install postfix"):
         require("postconf")
 
 
