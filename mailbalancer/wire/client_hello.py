@@ -9,6 +9,7 @@ Facts: RFC 8446 section 4.1.2 (hello), RFC 6066 section 3 (SNI), RFC 7301 (ALPN)
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -32,7 +33,6 @@ _GREASE: Final = frozenset(value << 8 | value for value in range(0x0A, 0x100, 0x
 # Letters, digits, hyphen, and the underscore that Windows networks have; a label never starts or ends with a hyphen.
 _LABEL: Final = rb"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME: Final = re.compile(rb"%b(?:\.%b)*" % (_LABEL, _LABEL))
-_ADDRESS: Final = re.compile(rb"[0-9]+(?:\.[0-9]+){3}|\[?[0-9a-f]*:[0-9a-f:.]*\]?")
 _MAX_NAME_BYTES: Final = 253
 
 
@@ -161,8 +161,17 @@ def _server_name(extension: bytes | None) -> str:
 
 def _host_name(name: bytes) -> str:
     lowered = name.lower()  # bytes.lower() touches A-Z only
-    if _ADDRESS.fullmatch(lowered):
+    if _is_address(lowered):
         return ""
     if len(lowered) > _MAX_NAME_BYTES or not _HOST_NAME.fullmatch(lowered):
         raise BadTls(f"SNI: {name[:80]!r} is not a host name of letters, digits, hyphens, underscores and single dots")
     return lowered.decode("ascii")
+
+
+def _is_address(name: bytes) -> bool:
+    bare = name[1:-1] if name.startswith(b"[") and name.endswith(b"]") else name
+    try:
+        ipaddress.ip_address(bare.decode("ascii"))
+    except ValueError:
+        return False
+    return True
