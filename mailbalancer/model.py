@@ -290,6 +290,16 @@ class Service:
         """
         return not self.proxy_protocol.accept_from and any(p.persist is not None for p in self.pools())
 
+    def shares_bindings(self, pool: Pool) -> bool:
+        """Whether this pool's persistence table must be the same in every worker.
+
+        So it is where the kernel cannot see the key: an address inside a PROXY header, or a TLS session that a client
+        resumes from another address.
+        """
+        return pool.persist is not None and (
+            bool(self.proxy_protocol.accept_from) or pool.persist.by == "tls_session_id"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Admin:

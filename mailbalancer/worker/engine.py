@@ -1,0 +1,64 @@
+"""What all sessions of one worker share: reactor, wheel, board, pipes, the log, the set of live sessions.
+
+Decides: whether there are descriptors left for another session.
+Refuses to know: protocols and services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mailbalancer.ipc.board import COUNT, Beat, Board, Count
+from mailbalancer.log import Log
+from mailbalancer.worker.pipes import PipePool
+from mailbalancer.worker.reactor import Reactor
+from mailbalancer.worker.view import BoardView
+from mailbalancer.worker.wheel import Wheel
+
+if TYPE_CHECKING:
+    from mailbalancer.worker.session import Session
+
+#: Descriptors kept for everything that is not a session: epoll, channel, log, listeners are counted on top.
+RESERVE = 64
+#: A session needs two sockets.
+PER_SESSION = 2
+#: The largest piece read at once; a service's `buffer_bytes` takes a part of it.
+BUFFER_BYTES = 1024 * 1024
+
+
+class Engine:
+    """One per worker."""
+
+    def __init__(self, index: int, board: Board, log: Log, loop: asyncio.AbstractEventLoop, max_files: int) -> None:
+        self.index = index
+        self.board = board
+        self.ints = board.ints
+        self.log = log
+        self.loop = loop
+        self.reactor = Reactor(loop)
+        self.wheel: Wheel[Session] = Wheel(self.reactor.now)
+        self.view = BoardView(board, index)
+        self.max_files = max_files
+        self.listeners_open = 0
+        self.sessions: set[Session] = set()
+        self.pipes = PipePool(limit=max(0, max_files // 16))
+        self.buffer = memoryview(bytearray(BUFFER_BYTES))
+        self.column = board.count(index, 0, Count.SESSIONS)
+        self._open_files_cell = board.beat(index, Beat.OPEN_FILES)
+
+    def cell(self, slot: int, count: Count) -> int:
+        """Index of a cell of this worker's own column."""
+        return self.column + slot * COUNT + count
+
+    @property
+    def open_files(self) -> int:
+        """Descriptors in use, from our own books: sessions that have no server yet are counted as if they had."""
+        return RESERVE + self.listeners_open + PER_SESSION * (len(self.sessions) + self.pipes.open)
+
+    def has_descriptors(self) -> bool:
+        """Whether one more session fits under the process's limit."""
+        return self.open_files + PER_SESSION <= self.max_files
+
+    def note_open_files(self) -> None:
+        self.ints[self._open_files_cell] = self.open_files

@@ -1,0 +1,225 @@
+"""Bytes from one socket to another: back-pressure, half-close, and splice(2) for bulk.
+
+Decides: how much waits in the balancer (one buffer a direction, never more), when a flow is bulk and leaves Python, and
+when it is over.
+Refuses to know: why these two sockets belong together. The owner is told of the end and of failures.
+
+Every socket is registered edge-triggered, so a flow reads until the source is empty: a read that did not fill the
+buffer has emptied it (epoll(7)), unless the peer has hung up, in which case the end of file is still to be read.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from mailbalancer.worker.engine import Engine
+
+#: Reads of one flow in one turn before the others get theirs.
+BURST = 16
+#: Reads in a row that filled the buffer: this is bulk, and from here splice is cheaper than copying through Python.
+BULK_AFTER = 2
+#: Asked of one splice call; what the pipe holds is the real bound.
+SPLICE_BYTES = 1024 * 1024
+
+_SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+
+class Owner(Protocol):
+    """Whom a flow tells of its end."""
+
+    def flow_ended(self, flow: Flow) -> None:
+        """The source has closed, everything has been handed on, and so has the end."""
+
+    def flow_broke(self, flow: Flow, at_source: bool, error: OSError) -> None:
+        """One of the sockets failed."""
+
+
+class Flow:
+    """One direction of a session.
+
+    Attributes:
+        blocked: the sink takes no more; call `pump` when it does again.
+        hangup: the source's peer has closed: read to the end.
+        over: nothing moves any more.
+        bytes: handed on or waiting here.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_cell",
+        "_full_reads",
+        "_ints",
+        "_owner",
+        "_pending",
+        "_pipe",
+        "_piped",
+        "_pipes",
+        "_reactor",
+        "_recv_into",
+        "_send",
+        "_sink",
+        "_source",
+        "blocked",
+        "bytes",
+        "hangup",
+        "over",
+    )
+
+    def __init__(
+        self, engine: Engine, owner: Owner, source: socket.socket, sink: socket.socket, buffer: memoryview, cell: int
+    ) -> None:
+        self._owner = owner
+        self._source = source
+        self._sink = sink
+        self._recv_into: Callable[[memoryview], int] = source.recv_into
+        self._send: Callable[[memoryview | bytes], int] = sink.send
+        self._buffer = buffer
+        self._ints = engine.ints
+        self._cell = cell  # the board's byte counter of this direction
+        self._pipes = engine.pipes
+        self._reactor = engine.reactor
+        self._pending: bytes | None = None
+        self._pipe: tuple[int, int] | None = None
+        self._piped = 0
+        self._full_reads = 0
+        self.blocked = False
+        self.hangup = False
+        self.over = False
+        self.bytes = 0
+
+    def prepend(self, data: bytes) -> None:
+        """Bytes that go before what the source still holds: a PROXY header, or what had to be looked at first."""
+        self._pending = data if self._pending is None else self._pending + data
+        self.blocked = True
+
+    def count(self, size: int) -> None:
+        """Count bytes of the source that did not come through `pump`."""
+        self.bytes += size
+        self._ints[self._cell] += size
+
+    def pump(self) -> None:
+        """Move what can be moved now."""
+        if self.over:
+            return
+        if self._pipe is not None:
+            self._pump_pipe()
+            return
+        if self._pending is not None and not self._flush():
+            return
+        self.blocked = False
+        buffer, size = self._buffer, len(self._buffer)
+        for _ in range(BURST):
+            try:
+                n = self._recv_into(buffer)
+            except BlockingIOError:
+                self._full_reads = 0
+                return
+            except OSError as error:
+                self._owner.flow_broke(self, True, error)
+                return
+            if not n:
+                self._end()
+                return
+            self.bytes += n
+            self._ints[self._cell] += n
+            try:
+                sent = self._send(buffer[:n])
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._owner.flow_broke(self, False, error)
+                return
+            if sent != n:
+                self._pending = bytes(buffer[sent:n])
+                self.blocked = True
+                return
+            if n < size:
+                self._full_reads = 0
+                if not self.hangup:
+                    return
+                continue
+            self._full_reads += 1
+            if self._full_reads >= BULK_AFTER:
+                self._pipe = self._pipes.take()
+                if self._pipe is not None:
+                    self._pump_pipe()
+                    return
+        self._reactor.again(self.pump)
+
+    def rest(self) -> None:
+        """Nothing has moved for a while: give an empty pipe back."""
+        if self._pipe is not None and not self._piped:
+            self._pipes.give_back(self._pipe, empty=True)
+            self._pipe = None
+
+    def close(self) -> None:
+        """The session is over."""
+        self.over = True
+        self._pending = None
+        if self._pipe is not None:
+            self._pipes.give_back(self._pipe, empty=not self._piped)
+            self._pipe = None
+
+    def _flush(self) -> bool:
+        """Send what waits. False: the sink is still full, or broke."""
+        assert self._pending is not None
+        try:
+            sent = self._send(self._pending)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._owner.flow_broke(self, False, error)
+            return False
+        if sent < len(self._pending):
+            self._pending = self._pending[sent:]
+            return False
+        self._pending = None
+        return True
+
+    def _pump_pipe(self) -> None:
+        """The same through a pipe: the kernel moves pages, Python only numbers."""
+        assert self._pipe is not None
+        reading, writing = self._pipe
+        source, sink = self._source.fileno(), self._sink.fileno()
+        for _ in range(BURST):
+            if not self._piped:
+                # Only an empty pipe is filled, so "would block" can only mean that the source is empty.
+                try:
+                    n = os.splice(source, writing, SPLICE_BYTES, flags=_SPLICE)
+                except BlockingIOError:
+                    self.blocked = False
+                    return
+                except OSError as error:
+                    self._owner.flow_broke(self, True, error)
+                    return
+                if not n:
+                    self._end()
+                    return
+                self._piped = n
+                self.bytes += n
+                self._ints[self._cell] += n
+            try:
+                while self._piped:
+                    self._piped -= os.splice(reading, sink, self._piped, flags=_SPLICE)
+            except BlockingIOError:
+                self.blocked = True
+                return
+            except OSError as error:
+                self._owner.flow_broke(self, False, error)
+                return
+        self.blocked = False
+        self._reactor.again(self.pump)
+
+    def _end(self) -> None:
+        """End of file at the source, everything handed on: pass the half-close on."""
+        self.over = True
+        self.rest()
+        try:
+            self._sink.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._owner.flow_broke(self, False, error)
+            return
+        self._owner.flow_ended(self)

@@ -1,0 +1,68 @@
+"""Accepting: one listening socket of one service in this worker.
+
+Decides: how many connections are accepted in one turn, and that accepting pauses, without spinning, while no descriptor
+is left. The backlog of the socket is then the queue, and no connection is lost.
+Refuses to know: what is done with a connection (`session`).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from mailbalancer.model import Endpoint
+from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.service import Service
+from mailbalancer.worker.session import Session
+
+ACCEPTS_PER_TURN = 64
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener:
+    """Owns the socket. `service` may be replaced by a reload while connections wait."""
+
+    def __init__(self, engine: Engine, sock: socket.socket, endpoint: Endpoint, service: Service) -> None:
+        self.service = service
+        self.endpoint = endpoint
+        self.paused = False
+        self._engine = engine
+        self._sock = sock
+        sock.setblocking(False)
+        engine.listeners_open += 1
+        engine.reactor.watch_level(sock, self._accept)
+
+    def _accept(self, _events: int) -> None:
+        engine, service = self._engine, self.service
+        accept = self._sock.accept
+        for _ in range(ACCEPTS_PER_TURN):
+            if not engine.has_descriptors():
+                self._pause()
+                return
+            try:
+                sock, peer = accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._pause()
+                    return
+                continue  # the client went away between its handshake and this call (accept(2), ECONNABORTED)
+            sock.setblocking(False)
+            Session(engine, service, self.endpoint, sock, peer[0], peer[1])
+
+    def _pause(self) -> None:
+        """Look away until `resume`: a level-triggered listener that is not emptied would spin."""
+        self.paused = True
+        self._engine.reactor.unwatch(self._sock)
+
+    def resume(self) -> None:
+        """Accept again when descriptors are free."""
+        if self.paused and self._engine.has_descriptors():
+            self.paused = False
+            self._engine.reactor.watch_level(self._sock, self._accept)
+
+    def close(self) -> None:
+        self._engine.listeners_open -= 1
+        self._engine.reactor.unwatch(self._sock)
+        self._engine.reactor.close(self._sock)

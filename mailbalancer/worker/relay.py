@@ -1,0 +1,94 @@
+"""A client and a server joined: the two flows of a session and the order in which they end.
+
+Decides: which flow an event moves, and how a session is said to have ended.
+Refuses to know: why these two sockets belong together, and what is done at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Protocol
+
+from mailbalancer.ipc.board import Count
+from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.flow import Flow
+from mailbalancer.worker.reactor import HANGUP, READ, WRITE
+
+
+class Owner(Protocol):
+    """The session."""
+
+    def half_closed(self, by: str) -> None:
+        """The first side has closed (`client_closed` or `server_closed`); the other may still speak."""
+
+    def end(self, reason: str, *, reset: bool = False) -> None:
+        """The session is over."""
+
+    def note(self, failure: str) -> None:
+        """Words for the log line."""
+
+
+class Relay:
+    """Both flows. `on_client` and `on_server` are the reactor's handlers while bytes flow."""
+
+    __slots__ = ("_engine", "_owner", "active_at", "down", "first_end", "up")
+
+    def __init__(
+        self, engine: Engine, owner: Owner, client: socket.socket, server: socket.socket, buffer: memoryview, slot: int
+    ) -> None:
+        self._engine = engine
+        self._owner = owner
+        self.active_at = engine.reactor.now
+        self.first_end = ""
+        self.up = Flow(engine, self, client, server, buffer, engine.cell(slot, Count.BYTES_IN))
+        self.down = Flow(engine, self, server, client, buffer, engine.cell(slot, Count.BYTES_OUT))
+
+    def on_client(self, events: int) -> None:
+        self.active_at = self._engine.reactor.now
+        up = self.up
+        if events & READ:
+            if events & HANGUP:
+                up.hangup = True
+            if not up.blocked:
+                up.pump()
+        if events & WRITE and self.down.blocked:
+            self.down.pump()
+
+    def on_server(self, events: int) -> None:
+        self.active_at = self._engine.reactor.now
+        down = self.down
+        if events & READ:
+            if events & HANGUP:
+                down.hangup = True
+            if not down.blocked:
+                down.pump()
+        if events & WRITE and self.up.blocked:
+            self.up.pump()
+
+    def rest(self) -> None:
+        """Nothing has moved for a while."""
+        self.up.rest()
+        self.down.rest()
+
+    def close(self) -> None:
+        self.up.close()
+        self.down.close()
+
+    def flow_ended(self, flow: Flow) -> None:
+        """One direction is finished; the session is when both are."""
+        if self.first_end:
+            self._owner.end(self.first_end)
+            return
+        self.first_end = "client_closed" if flow is self.up else "server_closed"
+        self._owner.half_closed(self.first_end)
+
+    def flow_broke(self, flow: Flow, at_source: bool, error: OSError) -> None:
+        """A socket failed: nothing that looks like an orderly end reaches the other side."""
+        self.failed("client" if (flow is self.up) == at_source else "server", error)
+
+    def failed(self, side: str, error: OSError) -> None:
+        """`side` (client or server) broke."""
+        if error.errno not in (errno.ECONNRESET, errno.EPIPE):
+            self._owner.note(f"{side}: {(error.strerror or str(error)).lower()}")
+        self._owner.end(f"{side}_reset", reset=True)

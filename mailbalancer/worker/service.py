@@ -1,0 +1,272 @@
+"""What the sessions of one service share in this worker: limits, lists, queue, pools, persistence, imbalance.
+
+Decides: whether a client is served at all, and what is written to the board about it.
+Refuses to know: sockets. `balance` decides who gets a session; this file puts the question and does the counting.
+
+A `Service` lives as long as a session refers to it. A reload configures it anew in place, so that sessions opened
+before follow the new timeouts and limits, and those of a service that is no longer configured simply run on.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mailbalancer import model
+from mailbalancer.balance.admit import AddressLists, WaitQueue
+from mailbalancer.balance.imbalance import SourceCounter
+from mailbalancer.balance.persist import Table, select
+from mailbalancer.balance.pool import Choice, Pool, PoolMember, Refusal
+from mailbalancer.ipc.board import Count
+from mailbalancer.ipc.messages import Bound, Imbalance, Up
+from mailbalancer.model import Endpoint, MemberKey, Mode
+from mailbalancer.wire import proxy_header
+from mailbalancer.worker.engine import Engine
+
+if TYPE_CHECKING:
+    from mailbalancer.worker.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A member of a pool, ready to be connected to."""
+
+    name: str
+    slot: int
+    endpoint: Endpoint
+    family: int
+    sockaddr: tuple[str, int]
+
+
+class ServicePool:
+    """One pool of a service: the pure pool, its targets and, when clients come back to their server, its table."""
+
+    def __init__(self, config: model.Pool, slots: Mapping[MemberKey, int], table: Table | None, shared: bool) -> None:
+        self.config = config
+        self.table = table
+        self.shared = shared
+        members = [PoolMember(m.real_server, slots[config.key(m)], m.priority, m.max_sessions) for m in config.members]
+        self.pool = Pool(members, config.schedule, random.random)
+        self.targets = {
+            m.real_server: Target(
+                m.real_server,
+                slots[config.key(m)],
+                m.endpoint,
+                socket.AF_INET6 if m.endpoint.is_ipv6 else socket.AF_INET,
+                (m.endpoint.host, m.endpoint.port),
+            )
+            for m in config.members
+        }
+        self.by_tls_session = config.persist is not None and config.persist.by == "tls_session_id"
+
+
+class Service:
+    """The runtime of one service in one worker."""
+
+    def __init__(self, engine: Engine, tell: Callable[[Up], None]) -> None:
+        self._engine = engine
+        self._tell = tell
+        self._pools: dict[str, ServicePool] = {}
+        self._queue: WaitQueue[Session] = WaitQueue(0, 0.0)
+        self._serving = False
+        self._sources: SourceCounter | None = None
+
+    def configure(
+        self,
+        config: model.Service,
+        slot: int,
+        slots: Mapping[MemberKey, int],
+        tables: Mapping[str, Table],
+    ) -> None:
+        """Follow this configuration from now on; sessions stay."""
+        engine = self._engine
+        self.config = config
+        self.name = config.name
+        self.slot = slot
+        self.is_tls = config.mode is Mode.TLS
+        self.buffer = engine.buffer[: min(config.buffer_bytes, len(engine.buffer))]
+        self.trusts_headers = bool(config.proxy_protocol.accept_from)
+        self._proxies = AddressLists(config.proxy_protocol.accept_from, ())
+        self._lists = AddressLists(config.allow, config.deny)
+        self._restricted = bool(config.allow or config.deny)
+        self._queue.resize(config.queue.size, config.queue.timeout_s)
+        self._sessions_cell = engine.cell(slot, Count.SESSIONS)
+        self._total_cell = engine.cell(slot, Count.TOTAL)
+        self._refused_cell = engine.cell(slot, Count.REFUSED)
+        self._queued_cell = engine.cell(slot, Count.QUEUED)
+        self._pools = {
+            pool.route: ServicePool(
+                pool, slots, tables[pool.persist.group] if pool.persist else None, config.shares_bindings(pool)
+            )
+            for pool in (config.pool, *(route.pool for route in config.routes))
+        }
+        self._exact = {h: r.name for r in config.routes for h in r.hosts if not h.startswith("*.")}
+        self._wildcard = {h[2:]: r.name for r in config.routes for h in r.hosts if h.startswith("*.")}
+        source = config.pool.persist if config.pool.persist and config.pool.persist.by == "source" else None
+        if source is None:
+            self._sources = None
+        elif self._sources is None:
+            self._sources = SourceCounter(source.warn_share)
+        else:
+            self._sources.warn_share = source.warn_share
+
+    # ------------------------------------------------------------ admission
+
+    def opened(self) -> None:
+        """A connection was accepted."""
+        ints = self._engine.ints
+        ints[self._sessions_cell] += 1
+        ints[self._total_cell] += 1
+
+    def refusal(self, address: str) -> str:
+        """Why this client is not served; empty when it is."""
+        if self._restricted and not self._lists.admits(address):
+            return self._refused("denied")
+        limit = self.config.max_sessions
+        if limit and self._engine.view.sessions(self.slot) > limit:  # the one at the door is counted already
+            return self._refused("service_full")
+        return ""
+
+    def _refused(self, why: str) -> str:
+        self._engine.ints[self._refused_cell] += 1
+        return why
+
+    def trusts_header_from(self, address: str) -> bool:
+        """Whether the peer is a proxy that must tell us who the client is."""
+        return self.trusts_headers and self._proxies.admits(address)
+
+    def route_for(self, sni: str) -> str | None:
+        """The route for this server name: exact before wildcard; empty for the service's own pool; None: refuse."""
+        route = self._exact.get(sni)
+        if route is None and sni:
+            route = self._wildcard.get(sni.partition(".")[2])
+        if route is None and (self.config.unknown_sni == "default" or not self.config.routes):
+            return "" if self._pools[""].targets else None
+        return route
+
+    # ------------------------------------------------------------ choice
+
+    def choose(self, session: Session) -> Target | Refusal:
+        """A server for this session, counted on the board from this moment."""
+        engine = self._engine
+        pool = self._pool_of(session)
+        now = engine.reactor.now
+        if pool.table is None:
+            chosen = pool.pool.pick(engine.view, now, session.address.encode(), session.tried)
+        else:
+            chosen = self._persistent(pool, pool.table, session, now)
+        if isinstance(chosen, Refusal):
+            if chosen is Refusal.NONE_READY:
+                engine.ints[self._refused_cell] += 1
+            return chosen
+        session.why = chosen.why
+        ints = engine.ints
+        slot = chosen.member.slot
+        ints[engine.cell(slot, Count.SESSIONS)] += 1
+        ints[engine.cell(slot, Count.TOTAL)] += 1
+        return pool.targets[chosen.member.name]
+
+    def closed(self, session: Session, *, waiting: bool) -> None:
+        """A session is over; somebody who waits may have its place."""
+        engine = self._engine
+        engine.ints[self._sessions_cell] -= 1
+        if waiting and self._queue.remove(session):
+            engine.ints[self._queued_cell] -= 1
+        if session.held_table is not None:
+            session.held_table.closed(session.held_key, engine.reactor.now)
+            if self._sources is not None and session.held_key == session.address:
+                self._sources.closed(session.address)
+        if self._queue:
+            self.serve_queue()
+
+    def header_for(self, session: Session) -> bytes:
+        """The PROXY header that goes to the server first; empty when the service sends none."""
+        version = self.config.proxy_protocol.send
+        if not version:
+            return b""
+        return proxy_header.encode(version, Endpoint(session.address, session.port), session.reached())
+
+    # ------------------------------------------------------------ persistence
+
+    def _persistent(self, pool: ServicePool, table: Table, session: Session, now: float) -> Choice | Refusal:
+        """Back to the server that persistence remembers, or a new one, remembered from now on."""
+        view, address = self._engine.view, session.address.encode()
+        if not pool.by_tls_session:
+            key = session.address
+        elif table.lookup(session.tls_session, now) is None:
+            # A new TLS session, or one nobody remembers: bound when the server hands out its id.
+            return pool.pool.pick(view, now, address, session.tried)
+        else:
+            key = session.tls_session
+        chosen, moved = select(pool.pool, table, key, address, view, now, session.tried, pool.shared)
+        if isinstance(chosen, Refusal):
+            return chosen
+        if moved:
+            self._engine.ints[self._engine.cell(chosen.member.slot, Count.MOVED)] += 1
+        self._hold(pool, table, session, key)
+        self._report(pool, table, key, chosen.member.name, now)
+        return chosen
+
+    def _hold(self, pool: ServicePool, table: Table, session: Session, key: str) -> None:
+        """While this session lives, its binding does not expire. Held once, however often it chooses."""
+        if session.held_table is None:
+            table.opened(key)
+            session.held_table, session.held_key = table, key
+            if self._sources is not None and not pool.by_tls_session:
+                self._sources.opened(session.address)
+
+    def _report(self, pool: ServicePool, table: Table, key: str, name: str, now: float) -> None:
+        if table.needs_report(key, now):
+            assert pool.config.persist is not None
+            self._tell(Bound(pool.config.persist.group, key, name, now + table.timeout_s))
+
+    def learns_tls_session(self, session: Session) -> bool:
+        """Whether the server's first bytes must be looked at for a session id."""
+        return self.is_tls and self._pool_of(session).by_tls_session
+
+    def bind_tls_session(self, session: Session, tls_session: str) -> None:
+        """The server has named its TLS session: whoever presents that id again goes to the same server."""
+        pool = self._pool_of(session)
+        if pool.table is None or session.target is None:
+            return
+        now, name = self._engine.reactor.now, session.target.name
+        pool.table.bind(tls_session, name, now)
+        self._hold(pool, pool.table, session, tls_session)
+        self._report(pool, pool.table, tls_session, name, now)
+
+    def _pool_of(self, session: Session) -> ServicePool:
+        return self._pools.get(session.route) or self._pools[""]
+
+    def watch_balance(self) -> None:
+        """Once a second: does one address, probably a NAT device, carry too many of the sessions?"""
+        if self._sources is None:
+            return
+        total = self._engine.view.sessions(self.slot)
+        report = self._sources.observe(total)
+        if report is not None:
+            self._tell(Imbalance(self.name, report.source, report.sessions, total))
+
+    # ------------------------------------------------------------ queue
+
+    def wait(self, session: Session) -> bool:
+        """Every ready server is full: wait in the queue. False when there is none or it is full too."""
+        if not self._queue.push(session, self._engine.reactor.now):
+            self._engine.ints[self._refused_cell] += 1
+            return False
+        self._engine.ints[self._queued_cell] += 1
+        session.wait_until(self._engine.reactor.now + self.config.queue.timeout_s)
+        return True
+
+    def serve_queue(self) -> None:
+        """Give free places to those who wait, first come first served. Also called each tick: a place that another
+        worker freed is seen on the board only."""
+        if self._serving:  # a session that ends while it is served comes back here
+            return
+        self._serving = True
+        while (session := self._queue.first()) is not None and session.choose_again():
+            if self._queue.remove(session):
+                self._engine.ints[self._queued_cell] -= 1
+        self._serving = False
