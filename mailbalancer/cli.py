@@ -1,0 +1,488 @@
+"""The command line: what an administrator types.
+
+Decides: names of commands and options, where the control socket of a running balancer is found, that an error is one
+line with its remedy and exit code 1, and that a reader who leaves (`| head`) is no error.
+Refuses to know: how anything is done; every command asks one room. Rooms are imported by the command that needs them,
+because `--help` must not wait for them.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import click
+
+from mailbalancer import __version__
+from mailbalancer.errors import ConfigError, MailbalancerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mailbalancer.model import Config, Service
+
+DEFAULT_CONFIG = "/etc/mailbalancer/mailbalancer.yaml"
+DEFAULT_CONTROL_SOCKET = "/run/mailbalancer/control.sock"
+PIPE_COLUMNS = 160  # a line for grep must not be folded at 80
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 an error with a remedy, 2 a command that does not exist like that."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode must not end a command
+    try:
+        commands.main(prog_name="mailbalancer", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(0)
+    except click.exceptions.Exit as asked:
+        sys.exit(asked.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except MailbalancerError as error:
+        for line in _error_lines(error):
+            click.echo(f"mailbalancer: {line}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # at the last flush; click treats an earlier one in the same way
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _error_lines(error: MailbalancerError) -> list[str]:
+    """One line per error; whatever a foreign text put into it stays on that line."""
+    from mailbalancer.admin.words import plain
+
+    return [plain(line) for line in (error.problems if isinstance(error, ConfigError) else [str(error)])]
+
+
+def _console() -> Console:
+    """Where tables go: as wide as the terminal, wide enough for grep in a pipe."""
+    from rich.console import Console
+
+    class QuietConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, "the reader left")  # handled as everywhere else
+
+    fixed = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
+    return QuietConsole(width=fixed, highlight=False, markup=False, emoji=False)
+
+
+def _is_wide(console: Console) -> bool:
+    from mailbalancer.admin.text import WIDE_COLUMNS
+
+    return console.width >= WIDE_COLUMNS
+
+
+def _print_json(result: object) -> None:
+    click.echo(json.dumps(result, indent=2))
+
+
+# ---------------------------------------------------------------- options that several commands have
+
+
+class Ask(Protocol):
+    """Ask the running balancer: the control command and its arguments to its result; ControlError when it refuses."""
+
+    def __call__(self, command: str, **arguments: object) -> Any: ...
+
+
+_config_option = click.option(
+    "-c",
+    "--config",
+    envvar="MAILBALANCER_CONFIG",
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    metavar="FILE",
+    help="The configuration file; $MAILBALANCER_CONFIG names another default.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+
+
+def _running(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that find a running balancer, and `ask` as its first argument."""
+
+    @_config_option
+    @click.option("--socket", metavar="PATH", help="The control socket, instead of the one the configuration names.")
+    @functools.wraps(function)
+    def command(config: str, socket: str | None, **options: Any) -> None:
+        path = socket or control_socket(config)
+
+        def ask(command: str, **arguments: object) -> Any:
+            from mailbalancer.control.client import request
+
+            return request(path, command, **arguments)
+
+        function(ask, **options)
+
+    return command
+
+
+def control_socket(config: str) -> str:
+    """The control socket that a configuration file names, whatever else may be wrong with the file."""
+    try:
+        text = Path(config).read_text(errors="replace")
+    except OSError as error:
+        raise MailbalancerError(
+            f"{config} cannot be read ({error.strerror})",
+            "name the running balancer's configuration with -c FILE or its control socket with --socket PATH",
+        ) from None
+    named = re.search(
+        r"""^["']?control_socket["']?[ \t]*:[ \t]*(?:"([^"\n]+)"|'([^'\n]+)'|([^\s#"'][^#\n]*))""", text, re.M
+    )
+    path = next(found for found in named.groups() if found).strip() if named else DEFAULT_CONTROL_SOCKET
+    return str((Path(config).parent / path).absolute())
+
+
+# ---------------------------------------------------------------- the balancer itself
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mailbalancer", message="%(prog)s %(version)s")
+def commands() -> None:
+    """A load balancer for mail: Exchange, Postfix and Dovecot, from one YAML file.
+
+    \b
+    Try it:           mailbalancer demo
+    Check a file:     mailbalancer check /etc/mailbalancer/mailbalancer.yaml
+    Run it:           mailbalancer run -c /etc/mailbalancer/mailbalancer.yaml
+    Look at it:       mailbalancer status
+    """
+
+
+@commands.command()
+@_config_option
+def run(config: str) -> None:
+    """Run the balancer in the foreground: SIGHUP reloads, SIGTERM lets sessions finish, then stops.
+
+    \b
+    Example:
+      mailbalancer run -c /etc/mailbalancer/mailbalancer.yaml
+    """
+    from mailbalancer import wiring
+
+    sys.exit(wiring.run(config))
+
+
+@commands.command()
+@click.argument("file", envvar="MAILBALANCER_CONFIG", default=DEFAULT_CONFIG)
+def check(file: str) -> None:
+    """Check a configuration file: print its services, or every problem with file and line (exit code 1).
+
+    \b
+    Example:
+      mailbalancer check /etc/mailbalancer/mailbalancer.yaml && mailbalancer reload
+    """
+    from mailbalancer.admin import text, words
+
+    try:
+        config = _load(file)
+    except ConfigError as error:
+        for problem in _error_lines(error):
+            click.echo(problem)
+        sys.exit(1)
+    for warning in config.warnings:
+        click.echo(f"warning: {words.plain(warning)}", err=True)
+    services, servers = (
+        words.count(len(config.services), "service"),
+        words.count(len(config.real_servers), "real server"),
+    )
+    click.echo(f"OK: {words.plain(file)}: {services}, {servers}")
+    _console().print(text.configuration(config))
+
+
+def _load(file: str) -> Config:
+    from mailbalancer.config.load import load
+
+    return load(file)
+
+
+@commands.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors that complete and check YAML.
+
+    \b
+    Example:
+      mailbalancer schema > mailbalancer.schema.json
+    """
+    from mailbalancer.config.schema import json_schema
+
+    _print_json(json_schema())
+
+
+@commands.command()
+@click.option("--seconds", type=click.FloatRange(min=0), default=0, help="End after so many seconds; 0: at Ctrl-C.")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker processes.")
+@click.option("--keep", is_flag=True, help="Keep the folder with configuration and logs.")
+def demo(seconds: float, workers: int, keep: bool) -> None:
+    """Run a balancer in front of small mail servers on this machine, and say what to try.
+
+    Needs no rights and no configuration: everything listens on free high ports of 127.0.0.1.
+
+    \b
+    Example:
+      mailbalancer demo --seconds 60
+    """
+    from mailbalancer.control.client import request
+    from mailbalancer.demo import show
+
+    show.run(show.Settings(seconds, workers, keep, own_command()), request, click.echo)
+
+
+def own_command() -> str:
+    """How a person in this folder calls the program that runs now."""
+    import shlex
+    import shutil
+
+    own = Path(sys.argv[0])
+    if own.name != "mailbalancer":
+        return f"{shlex.quote(sys.executable)} -m mailbalancer"
+    if shutil.which("mailbalancer") == str(own.resolve()):
+        return "mailbalancer"
+    relative = os.path.relpath(own)
+    return shlex.quote(str(own) if relative.startswith("..") else relative)
+
+
+# ---------------------------------------------------------------- looking
+
+
+@commands.command()
+@_running
+@_json_option
+def status(ask: Ask, as_json: bool) -> None:
+    """Show services, real servers and workers of the running balancer.
+
+    A terminal of 110 columns or more also shows bytes and the last check of every real server.
+
+    \b
+    Example:
+      mailbalancer status
+      mailbalancer status --json
+    """
+    from mailbalancer.admin import text
+
+    report = ask("status")
+    if as_json:
+        return _print_json(report)
+    console = _console()
+    return console.print(text.status(report, wide=_is_wide(console)))
+
+
+@commands.command()
+@_running
+@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds.")
+def top(ask: Ask, interval: float) -> None:
+    """Watch new sessions per second, their shares and the ramp; q ends it. In a pipe: one table.
+
+    \b
+    Example:
+      mailbalancer top --interval 2
+    """
+    from mailbalancer.admin import live
+
+    try:
+        live.show(lambda: ask("status"), _console(), interval)
+    except KeyboardInterrupt:
+        return
+
+
+@commands.command()
+@_running
+@click.argument("service", default="")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most so many.")
+@_json_option
+def sessions(ask: Ask, service: str, limit: int, as_json: bool) -> None:
+    """Show open sessions: client, real server, and why that real server.
+
+    \b
+    Example:
+      mailbalancer sessions smtp --limit 20
+    """
+    from mailbalancer.admin import text
+
+    result = ask("sessions", service=service, limit=limit)
+    if as_json:
+        return _print_json(result)
+    console = _console()
+    return console.print(text.sessions(result, wide=_is_wide(console)))
+
+
+@commands.command()
+@_running
+@_json_option
+def events(ask: Ask, as_json: bool) -> None:
+    """Show the newest events: real servers that went down or came up, reloads, replaced workers.
+
+    \b
+    Example:
+      mailbalancer events
+    """
+    from mailbalancer.admin import text
+
+    result = ask("events")
+    if as_json:
+        return _print_json(result)
+    return _console().print(text.events(result["events"]))
+
+
+@commands.command()
+@_config_option
+@click.option("--socket", metavar="PATH", help="Use the configuration of the balancer behind this control socket.")
+@click.option("--timeout", type=click.FloatRange(0.1, 300), default=10.0, show_default=True, help="Seconds, each talk.")
+@click.option("--limit", type=click.IntRange(min=1), default=8, show_default=True, help="Ask at most so many.")
+@click.argument("service")
+def smoke(config: str, socket: str | None, timeout: float, limit: int, service: str) -> None:
+    """Talk to a service as with telnet: through the balancer and to each real server, side by side.
+
+    No mail is sent. The exit code is 1 when a conversation failed.
+
+    \b
+    Example:
+      mailbalancer smoke smtp
+    """
+    import asyncio
+
+    from mailbalancer.control import smoke as room
+
+    report = asyncio.run(room.smoke(_service(config, socket, service), timeout_s=timeout, limit=limit))
+    click.echo(room.render(report), nl=False)
+    sys.exit(0 if report.went_well else 1)
+
+
+def _service(config: str, socket: str | None, name: str) -> Service:
+    """A service as the configuration says it."""
+    if socket:
+        from mailbalancer.control.client import request
+
+        config = request(socket, "status")["config"]
+    loaded = _load(config)
+    found = loaded.service(name)
+    if found is None:
+        names = ", ".join(service.name for service in loaded.services)
+        raise MailbalancerError(f"there is no service {name!r} in {config}", f"there are: {names}")
+    return found
+
+
+@commands.group()
+def persistence() -> None:
+    """Show or forget which client goes back to which real server."""
+
+
+@persistence.command("list")
+@_running
+@click.option("--group", default="", help="Only this persistence group.")
+@_json_option
+def persistence_list(ask: Ask, group: str, as_json: bool) -> None:
+    """Show which client goes back to which real server.
+
+    \b
+    Example:
+      mailbalancer persistence list --group cas
+    """
+    from mailbalancer.admin import text
+
+    result = ask("persistence", group=group)
+    if as_json:
+        return _print_json(result)
+    return _console().print(text.persistence(result))
+
+
+@persistence.command("clear")
+@_running
+@click.option("--group", default="", help="Only this persistence group.")
+@click.option("--key", default="", help="Only this client (its address, as `persistence list` shows it).")
+def persistence_clear(ask: Ask, group: str, key: str) -> None:
+    """Forget clients: their next session is balanced anew. Open sessions stay where they are.
+
+    \b
+    Example:
+      mailbalancer persistence clear --group cas --key 192.0.2.1
+    """
+    ask("persistence_clear", group=group, key=key)
+    click.echo(f"forgotten: {key or 'every client'} in {f'group {group}' if group else 'every group'}")
+
+
+# ---------------------------------------------------------------- acting
+
+
+@commands.command()
+@_running
+def reload(ask: Ask) -> None:
+    """Apply the changed configuration file. Sessions stay; a wrong file changes nothing.
+
+    \b
+    Example:
+      mailbalancer check /etc/mailbalancer/mailbalancer.yaml && mailbalancer reload
+    """
+    ask("reload")
+    click.echo("reloaded")
+
+
+def _names(context: click.Context, argument: click.Parameter, parts: tuple[str, ...]) -> dict[str, str]:
+    """`SERVICE REAL_SERVER`, or `REAL_SERVER` alone for every service."""
+    if not 1 <= len(parts) <= 2:
+        raise click.UsageError("give SERVICE REAL_SERVER, or REAL_SERVER alone for every service", context)
+    return {"real_server": parts[-1], "service": parts[0] if len(parts) == 2 else ""}
+
+
+_server_argument = click.argument("names", nargs=-1, metavar="[SERVICE] REAL_SERVER", callback=_names)
+
+
+def _operate(ask: Ask, command: str, done: str, names: dict[str, str]) -> None:
+    ask(command, **names)
+    click.echo(f"{names['real_server']} in {names['service'] or 'every service'}: {done}")
+
+
+@commands.command()
+@_running
+@_server_argument
+def drain(ask: Ask, names: dict[str, str]) -> None:
+    """Give a real server no new clients; its sessions and returning clients stay until the drain time ends.
+
+    \b
+    Example:
+      mailbalancer drain smtp ex2
+      mailbalancer drain ex2          (in every service)
+    """
+    _operate(ask, "drain", "draining", names)
+
+
+@commands.command()
+@_running
+@_server_argument
+def disable(ask: Ask, names: dict[str, str]) -> None:
+    """Give a real server no new sessions at all, not even of returning clients. Open sessions stay.
+
+    \b
+    Example:
+      mailbalancer disable smtp ex2
+      mailbalancer disable ex2        (in every service)
+    """
+    _operate(ask, "disable", "disabled", names)
+
+
+@commands.command()
+@_running
+@_server_argument
+def enable(ask: Ask, names: dict[str, str]) -> None:
+    """Let a real server take part again; it ramps up to its share.
+
+    \b
+    Example:
+      mailbalancer enable smtp ex2
+      mailbalancer enable ex2         (in every service)
+    """
+    _operate(ask, "enable", "enabled", names)
+
+
+if __name__ == "__main__":
+    main()

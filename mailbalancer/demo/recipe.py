@@ -1,0 +1,202 @@
+"""The demo on paper: its ports, the configuration the balancer gets, and the lines that say what to try.
+
+Decides: three mail servers behind `smtp`, three RPC stand-ins behind `rpc-mapper`, `rpc-cas` and `rpc-ab` with one
+persistence group; times short enough that a person who kills a server sees it leave and return.
+Refuses to know: processes, and whether anything runs. Facts in, text out, except `free_ports`, which asks the kernel.
+"""
+
+from __future__ import annotations
+
+import random
+import shlex
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from mailbalancer.errors import MailbalancerError
+
+NAMES = ("ex1", "ex2", "ex3")
+RPC_SERVICES = {"rpc-mapper": 135, "rpc-cas": 59531, "rpc-ab": 59532}
+CHECK_INTERVAL_S = 2
+RAMP_S = 30
+RETURN_S = 20
+#: Below the kernel's range for outgoing connections: nothing may take a killed server's port before it is back.
+_PORT_RANGE = (20000, 32000)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Every port of one demo, all on 127.0.0.1.
+
+    Attributes:
+        smtp: where the balancer listens for mail.
+        rpc: where the balancer listens for each RPC service.
+        mail_servers: the real mail servers by name.
+        rpc_servers: the real RPC stand-ins by name, one port per RPC service, in the order of `RPC_SERVICES`.
+    """
+
+    smtp: int
+    rpc: Mapping[str, int]
+    mail_servers: Mapping[str, int]
+    rpc_servers: Mapping[str, tuple[int, ...]]
+
+
+def free_ports() -> Ports:
+    """Ports that nobody listens on at this moment."""
+    kinds = len(RPC_SERVICES)
+    ports = iter(_free(1 + kinds + len(NAMES) * (1 + kinds)))
+    return Ports(
+        smtp=next(ports),
+        rpc={service: next(ports) for service in RPC_SERVICES},
+        mail_servers={name: next(ports) for name in NAMES},
+        rpc_servers={name: tuple(next(ports) for _ in range(kinds)) for name in NAMES},
+    )
+
+
+def _free(count: int) -> list[int]:
+    found: list[int] = []
+    with ExitStack() as held:
+        for port in random.sample(range(*_PORT_RANGE), k=50 * count):
+            probe = held.enter_context(socket.socket())
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise MailbalancerError(f"{count} free ports are needed on 127.0.0.1 and only {len(found)} were found")
+
+
+def configuration(ports: Ports, folder: str, workers: int) -> str:
+    """The balancer's YAML file. `folder` takes the control socket and the state."""
+    return "\n".join([*_head(folder, workers), "services:", *_smtp_service(ports), *_rpc_services(ports), ""])
+
+
+def _head(folder: str, workers: int) -> Iterator[str]:
+    yield "# Written by `mailbalancer demo`."
+    yield "version: 1"
+    yield f"workers: {workers}"
+    yield f"control_socket: {folder}/control.sock"
+    yield f"state_file: {folder}/state.json"
+    yield "stop_timeout_s: 1"
+    yield "user: ''  # stay who started the demo"
+    yield "real_servers:"
+    for name in NAMES:
+        yield f"  {name}: 127.0.0.1"
+
+
+def _smtp_service(ports: Ports) -> Iterator[str]:
+    yield "  smtp:"
+    yield "    mode: tcp"
+    yield f"    listen: 127.0.0.1:{ports.smtp}"
+    yield "    schedule: least_connections"
+    yield f"    ramp_s: {RAMP_S}"
+    yield f"    check: {{type: smtp, interval_s: {CHECK_INTERVAL_S}, timeout_s: 1, rise: 2, fall: 2}}"
+    yield f"    real_servers: {_members(ports.mail_servers)}"
+
+
+def _rpc_services(ports: Ports) -> Iterator[str]:
+    for index, service in enumerate(RPC_SERVICES):
+        yield f"  {service}:"
+        yield "    mode: tcp"
+        yield f"    listen: 127.0.0.1:{ports.rpc[service]}"
+        yield "    persist: {by: source, group: cas, timeout_s: 3600}"
+        yield f"    ramp_s: {RAMP_S}"
+        yield f"    check: {{type: tcp, interval_s: {CHECK_INTERVAL_S}, timeout_s: 1, rise: 2, fall: 2}}"
+        yield f"    real_servers: {_members({name: own[index] for name, own in ports.rpc_servers.items()})}"
+
+
+def _members(ports: Mapping[str, int]) -> str:
+    return "{" + ", ".join(f"{name}: {port}" for name, port in ports.items()) + "}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the lines are about: where things listen and run, how to call mailbalancer, which tools are installed."""
+
+    ports: Ports
+    mail_pids: Mapping[str, int]
+    command: str
+    folder: str
+    tools: frozenset[str]
+
+
+def what_to_try(scene: Scene) -> list[str]:
+    """The lines the demo prints: a sentence, then indented commands that work as they stand."""
+    return [
+        f"Three mail servers ({', '.join(NAMES)}) and three RPC stand-ins run behind the balancer, all on 127.0.0.1.",
+        *_mail_lines(scene),
+        *_rpc_lines(scene),
+        *_operator_lines(scene),
+        "",
+        f"Log, one line per session:  tail -f {shlex.quote(scene.folder)}/mailbalancer.log",
+        "Ctrl-C ends everything.",
+    ]
+
+
+def _mail_lines(scene: Scene) -> Iterator[str]:
+    port = scene.ports.smtp
+    yield ""
+    yield "Send a mail; the answer to the message names the server that took it. Send more:"
+    if "swaks" not in scene.tools:
+        yield "  (swaks is not installed: apt install swaks, or:)"
+        yield f"  {_send_with_python(port)}"
+    else:
+        yield f"  swaks --server 127.0.0.1:{port} --to you@example.com --from me@example.com"
+    yield "Talk to it by hand; the banner names the server:"
+    yield from _by_hand(scene, f"telnet 127.0.0.1 {port}", _talk_with_python(port, "QUIT"))
+
+
+def _rpc_lines(scene: Scene) -> Iterator[str]:
+    yield ""
+    yield "One client stays on one server over three ports, as Exchange 2010 needs it (type a line, read who answers):"
+    for service, stood_for in RPC_SERVICES.items():
+        port = scene.ports.rpc[service]
+        note = f"  # {service}, stands for {stood_for}"
+        yield from _by_hand(scene, f"telnet 127.0.0.1 {port}{note}", _talk_with_python(port, "hello") + note)
+    port = scene.ports.rpc["rpc-mapper"]
+    note = "  # another client address"
+    other = _talk_with_python(port, "hello", source="127.0.0.2") + note
+    yield from _by_hand(scene, f"telnet -b 127.0.0.2 127.0.0.1 {port}{note}", other)
+
+
+def _operator_lines(scene: Scene) -> Iterator[str]:
+    socket_option = f"--socket {shlex.quote(scene.folder + '/control.sock')}"
+    yield ""
+    yield f"Kill a mail server: it leaves within {3 * CHECK_INTERVAL_S} s, mail goes on,"
+    yield f"after {RETURN_S} s it is started again and gets its share back slowly, over {RAMP_S} s:"
+    yield f"  kill {scene.mail_pids['ex2']}  # ex2's mail server"
+    yield "Watch, and take a server out gently and in again:"
+    for words in (
+        "status",
+        "top",
+        "sessions",
+        "persistence list",
+        "drain smtp ex3",
+        "enable smtp ex3",
+        "smoke smtp",
+    ):
+        yield f"  {scene.command} {words} {socket_option}"
+
+
+def _by_hand(scene: Scene, telnet: str, python: str) -> Sequence[str]:
+    if "telnet" in scene.tools:
+        return (f"  {telnet}",)
+    return ("  (telnet is not installed: apt install telnet, or:)", f"  {python}")
+
+
+def _send_with_python(port: int) -> str:
+    return (
+        f"""python3 -c "import smtplib; s = smtplib.SMTP('127.0.0.1', {port}); s.ehlo('me'); """
+        """s.mail('me@example.com'); s.rcpt('you@example.com'); print(s.data('Subject: hello\\n\\nhello'))\""""
+    )
+
+
+def _talk_with_python(port: int, line: str, source: str = "") -> str:
+    bound = f", source_address=('{source}', 0)" if source else ""
+    return (
+        f"""python3 -c "import socket; s = socket.create_connection(('127.0.0.1', {port}){bound}); """
+        f"""s.sendall(b'{line}\\r\\n'); print(s.recv(1000).decode())\""""
+    )

@@ -1,0 +1,58 @@
+"""The embedded mail server says who it is and numbers what it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+from pathlib import Path
+
+from mailbalancer.demo import mail_server, recipe
+from mailbalancer.demo.child import Program
+
+
+def _talk(port: int) -> tuple[bytes, list[tuple[int, bytes]]]:
+    """The banner, and the answers to two messages."""
+    client = smtplib.SMTP()
+    _, banner = client.connect("127.0.0.1", port)
+    client.ehlo("me")
+    answers = []
+    for text in ("Subject: one\n\nhello", "Subject: two\n\n.dots.\n"):
+        client.mail("me@example.com")
+        client.rcpt("you@example.com")
+        answers.append(client.data(text))
+    client.quit()
+    return banner, answers
+
+
+def test_banner_and_answer_name_the_server(tmp_path: Path) -> None:
+    port = recipe.free_ports().smtp
+    program = Program("ex2's mail server", "mailbalancer.demo.mail_server", ("ex2", str(port)), tmp_path / "log")
+
+    async def scene() -> tuple[bytes, list[tuple[int, bytes]]]:
+        child = await program.start()
+        try:
+            await child.ready()
+            return await asyncio.to_thread(_talk, port)
+        finally:
+            await child.stop()
+
+    banner, answers = asyncio.run(scene())
+    assert banner.startswith(b"ex2.demo ESMTP")
+    assert answers == [(250, b"2.0.0 ex2 took your message as 1"), (250, b"2.0.0 ex2 took your message as 2")]
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_only_the_newest_messages_are_kept() -> None:
+    mailbox = mail_server.Mailbox("ex1")
+
+    class Envelope:
+        original_content = b""
+
+    async def fill() -> str:
+        for number in range(mail_server.MESSAGES_KEPT + 5):
+            Envelope.original_content = b"%d" % number
+            answer = await mailbox.handle_DATA(None, None, Envelope())
+        return answer
+
+    assert asyncio.run(fill()) == "250 2.0.0 ex1 took your message as 105"
+    assert (len(mailbox.kept), mailbox.kept[0], mailbox.kept[-1]) == (100, b"5", b"104")
