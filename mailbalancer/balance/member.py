@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mailbalancer.balance.candidate import CLOSED, READY, RETURNING
-from mailbalancer.balance.health import Flip, Health, Result
+from mailbalancer.balance.health import Flip, Health, Result, Verdict
 from mailbalancer.model import AdminState
 
 
@@ -66,9 +66,9 @@ class MemberState:
 
     Args:
         rise, fall: see `Health`.
-        admin: what the operator wants at the start. DRAINING at the start has no deadline until `set_admin` gives it
-            one: use `drain_ends_at`.
-        drain_ends_at: deadline of a drain that began earlier (configured or saved); None when not draining.
+        admin: what the operator wants at the start.
+        drain_ends_at: deadline of a drain at the start (configured, or saved by an earlier run); None with DRAINING:
+            it drains without an end until `set_admin` gives it one. Ignored when not draining.
         ramp_at: instant at which a ramp began that is already under way; 0.0: none.
 
     Attributes:
@@ -91,7 +91,7 @@ class MemberState:
         self.drain_ends_at = drain_ends_at if admin is AdminState.DRAINING else None
         self._drain_ended = False
         self._down_reason = ""
-        self._answer = ""
+        self._maintenance_reason = ""
         self.availability, self.why = self._judge()
         self.ramp_at = ramp_at if self.availability == READY else 0.0
 
@@ -113,17 +113,18 @@ class MemberState:
     def observe(self, result: Result, now: float) -> list[Event]:
         """A check has ended."""
         factor_before = self.health.weight_factor
-        self._answer = result.reason
+        if result.verdict is Verdict.MAINTENANCE:
+            self._maintenance_reason = result.reason
         flip = self.health.observe(result)
         factor = self.health.weight_factor
-        changed: list[Event] = []
+        events = self._flipped(flip)
         if factor != factor_before:
-            changed.append(WeightFactorChanged(factor_before, factor, result.reason))
-        return [*self._flipped(flip), *changed, *self.tick(now)]
+            events.append(WeightFactorChanged(factor_before, factor, result.reason))
+        return events + self.tick(now)
 
     def observe_traffic(self, ok: int, failed: int, reason: str, now: float) -> list[Event]:
         """Sessions connected or failed to, see `Health.observe_traffic`."""
-        return [*self._flipped(self.health.observe_traffic(ok, failed, reason)), *self.tick(now)]
+        return self._flipped(self.health.observe_traffic(ok, failed, reason)) + self.tick(now)
 
     def tick(self, now: float) -> list[Event]:
         """Time has passed."""
@@ -150,7 +151,7 @@ class MemberState:
                 return CLOSED, "drained: its drain time is over"
             return RETURNING, "draining by the operator's command"
         if self.health.maintenance:
-            return RETURNING, f"in maintenance: {self._answer}"
+            return RETURNING, f"in maintenance: {self._maintenance_reason}"
         return READY, "up and enabled" if self.health.up else "enabled, not checked yet"
 
     def _flipped(self, flip: Flip | None) -> list[Event]:
