@@ -139,6 +139,15 @@ class Log:
                 self.dropped += 1
             self._taken(sent)
 
+    def descriptors(self) -> list[int]:
+        """What must stay open over a fork."""
+        return [self._socket.fileno()] if self._socket is not None else [self._fd]
+
+    def forget_waiting(self) -> None:
+        """In a forked child: the lines that wait belong to the parent, which writes them."""
+        self._waiting.clear()
+        self._waiting_bytes = self.dropped = 0
+
     def _taken(self, sent: int) -> None:
         self._waiting_bytes -= sent
         while sent and self._waiting:

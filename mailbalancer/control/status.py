@@ -1,0 +1,148 @@
+"""What `status` says: configuration, board and members brought together into plain facts.
+
+Decides: the shape of the answer (docs list every field) and how the numbers of the workers become one.
+Refuses to know: how it is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from mailbalancer import __version__
+from mailbalancer.control.events import Events, iso_utc
+from mailbalancer.control.imbalance import Imbalances
+from mailbalancer.control.members import Members, Record
+from mailbalancer.control.rollout import Target
+from mailbalancer.control.workers import Worker, Workers
+from mailbalancer.ipc.board import Availability, Beat, Board, Count
+from mailbalancer.model import Pool, Service
+
+_AVAILABILITY = {
+    int(Availability.CLOSED): "closed",
+    int(Availability.RETURNING): "returning",
+    int(Availability.READY): "ready",
+}
+_TRAFFIC = {
+    "sessions": Count.SESSIONS,
+    "total": Count.TOTAL,
+    "connect_ok": Count.CONNECT_OK,
+    "connect_failed": Count.CONNECT_FAILED,
+    "bytes_in": Count.BYTES_IN,
+    "bytes_out": Count.BYTES_OUT,
+    "moved": Count.MOVED,
+    "retried": Count.RETRIED,
+}
+
+
+class Status:
+    """Reads; changes nothing."""
+
+    def __init__(
+        self, board: Board, workers: Workers, members: Members, imbalances: Imbalances, events: Events
+    ) -> None:
+        self._board = board
+        self._workers = workers
+        self._members = members
+        self._imbalances = imbalances
+        self._events = events
+        self._started_at = time.time()
+        self._started = time.monotonic()
+
+    def report(self, running: Target, warnings: list[str]) -> dict[str, Any]:
+        """Everything, as it is now."""
+        now = time.monotonic()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "config": running.config.path,
+            "config_version": running.version,
+            "started_at": iso_utc(self._started_at),
+            "uptime_s": round(now - self._started, 1),
+            "warnings": warnings,
+            "workers": [self._worker(worker, running, now) for worker in self._workers],
+            "services": [self._service(service, running, now) for service in running.config.services],
+            "events": self._events.listed(),
+        }
+
+    def _worker(self, worker: Worker, running: Target, now: float) -> dict[str, Any]:
+        board, index, life = self._board, worker.index, worker.life
+        beat_at = board.floats[board.beat(index, Beat.AT)]
+        slots = running.allocation.services.values()
+        return {
+            "index": index,
+            "pid": life.pid if life else 0,
+            "alive": life is not None,
+            "beat_age_s": round(max(0.0, now - beat_at), 3) if beat_at else None,
+            "sessions": sum(board.ints[board.count(index, slot, Count.SESSIONS)] for slot in slots),
+            "open_files": board.ints[board.beat(index, Beat.OPEN_FILES)],
+            "paused": bool(board.ints[board.beat(index, Beat.PAUSED)]),
+            "config_version": board.ints[board.beat(index, Beat.CONFIG_VERSION)],
+            "restarts": max(0, worker.starts - 1),
+        }
+
+    def _service(self, service: Service, running: Target, now: float) -> dict[str, Any]:
+        slot = running.allocation.services[service.name]
+        pools = [self._pool(service, pool, now) for pool in service.pools()]
+        behind = [server for pool in pools for server in pool["real_servers"]]
+        return {
+            "name": service.name,
+            "mode": str(service.mode),
+            "listen": [str(endpoint) for endpoint in service.listen],
+            "profile": service.profile,
+            "sessions": self._board.total(slot, Count.SESSIONS),
+            "total": self._board.total(slot, Count.TOTAL),
+            "refused": self._board.total(slot, Count.REFUSED),
+            "queued": self._board.total(slot, Count.QUEUED),
+            "bytes_in": sum(server["bytes_in"] for server in behind),
+            "bytes_out": sum(server["bytes_out"] for server in behind),
+            "imbalance": self._imbalances.worst(service.name),
+            "pools": pools,
+        }
+
+    def _pool(self, service: Service, pool: Pool, now: float) -> dict[str, Any]:
+        persist = pool.persist
+        return {
+            "route": pool.route,
+            "hosts": [host for route in service.routes if route.name == pool.route for host in route.hosts],
+            "schedule": str(pool.schedule),
+            "persist": persist and {"by": persist.by, "group": persist.group, "timeout_s": persist.timeout_s},
+            "real_servers": [self._member(self._members[pool.key(member)], now) for member in pool.members],
+        }
+
+    def _member(self, record: Record, now: float) -> dict[str, Any]:
+        state, member = record.state, record.member
+        drain_ends_at = state.drain_ends_at
+        return {
+            "name": member.real_server,
+            "endpoint": str(member.endpoint),
+            "up": state.health.up if record.is_checked else None,
+            "admin": str(state.admin),
+            "availability": _AVAILABILITY[state.availability],
+            "ramp_percent": int(100 * record.ramped(now)),
+            "weight": member.weight * state.weight_factor,
+            "configured_weight": member.weight,
+            "max_sessions": member.max_sessions,
+            **{word: self._board.total(record.slot, count) for word, count in _TRAFFIC.items()},
+            "maintenance": state.health.maintenance,
+            "back_pressure": state.health.back_pressure,
+            "drain_ends_in_s": None if drain_ends_at is None else round(max(0.0, drain_ends_at - now), 1),
+            "check": _check(record, now),
+            "last_flip": record.flip
+            and {"up": record.flip.up, "reason": record.flip.reason, "at": iso_utc(record.flip_at)},
+        }
+
+
+def _check(record: Record, now: float) -> dict[str, Any] | None:
+    result = record.result
+    if result is None:
+        return None
+    return {
+        "type": record.pool.check.type,
+        "verdict": str(result.verdict),
+        "reason": result.reason,
+        "ago_s": round(now - record.result_at, 1),
+        "took_s": round(result.took_s, 4),
+        "detail": dict(result.detail),
+    }

@@ -1,0 +1,353 @@
+"""The supervisor: the one process that knows the configuration file, the operator and the state of every real server.
+
+Decides: the order of starting, reloading and stopping, and who hears what a worker says.
+Refuses to know: connections. There is no thread and no executor here, because it forks.
+
+A start: limits, directories, privileges; the control socket (a second balancer is noticed first); every listener;
+then workers, and the configuration into them. Privileges go before listeners open, so that a reload meets the same
+permissions as the start. A reload changes everything or nothing. A stop closes the listeners and lets sessions finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mailbalancer.control.changes import changes, needs_restart
+from mailbalancer.control.checks.scheduler import Scheduler
+from mailbalancer.control.commands import Commands
+from mailbalancer.control.events import Events
+from mailbalancer.control.imbalance import Imbalances
+from mailbalancer.control.listeners import Listeners
+from mailbalancer.control.members import Members
+from mailbalancer.control.notify import notify
+from mailbalancer.control.persistence import Bindings
+from mailbalancer.control.rollout import Rollout
+from mailbalancer.control.server import ControlServer
+from mailbalancer.control.slots import Slots
+from mailbalancer.control.state import StateFile
+from mailbalancer.control.status import Status
+from mailbalancer.control.workers import Worker, WorkerMain, Workers
+from mailbalancer.errors import ConfigError, ControlError, MailbalancerError
+from mailbalancer.host.limits import raise_open_files
+from mailbalancer.host.privileges import become, own_directories
+from mailbalancer.ipc.board import Board
+from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, SessionList, Stop, Up
+from mailbalancer.log import Log
+from mailbalancer.model import Config
+
+#: How often traffic's connects and drain deadlines are looked at.
+TICK_S = 0.2
+#: How often state is saved while it changes by itself (persistence).
+SAVE_S = 60.0
+#: Persistence entries that are saved; the youngest.
+SAVED_BINDINGS = 100_000
+#: Workers end a moment after the deadline they were given; then they are ended.
+GRACE_S = 1.0
+
+
+class Supervisor:
+    """Runs until a signal ends it.
+
+    Args:
+        path: the configuration file, read again at each reload.
+        config: what was read from it for the start.
+        load: reads the file; raises ConfigError with every problem.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        board: Board,
+        log: Log,
+        worker_main: WorkerMain,
+        load: Callable[[Path], Config],
+    ) -> None:
+        self._path = path
+        self._config = config
+        self._load = load
+        self._log = log
+        self._events = events = Events(log)
+        self._board = board
+        self._as_root = ""  # a warning that stands as long as we run
+        self._later: list[str] = []  # settings of the file that wait for a restart
+        self._ready = False
+        self._workers = Workers(board, log, events, worker_main)
+        self._listeners = Listeners(board.workers)
+        self._bindings = Bindings()
+        self._imbalances = Imbalances(events)
+        self._state_file = StateFile(config.state_file, events)
+
+    def run(self) -> int:
+        """Start, serve, stop; returns the exit code.
+
+        Raises:
+            MailbalancerError: it cannot start; everything opened so far is closed again.
+        """
+        loop = asyncio.SelectorEventLoop()
+        loop.set_exception_handler(self._fault)
+        try:
+            loop.run_until_complete(self._main())
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+            self._log.flush()
+        return 0
+
+    async def _main(self) -> None:
+        self._stopping = asyncio.Event()
+        self._impatient = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._reload_task: asyncio.Task[None] | None = None
+        self._reload_again = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
+        self._take_privileges()
+        self._assemble()
+        await self._server.start()
+        try:
+            await self._until_stopped(loop.create_task(self._start()))
+        finally:
+            self._ready = False
+            await self._shut_down()
+            await self._server.stop()
+
+    # ------------------------------------------------------------ start
+
+    def _take_privileges(self) -> None:
+        config = self._config
+        raise_open_files()
+        paths = [Path(name).parent for name in (config.control_socket, config.state_file) if name]
+        own_directories(paths, config.user)
+        if become(config.user):
+            self._log.info(f"running as user {config.user}")
+        elif os.geteuid() == 0:
+            self._as_root = "mailbalancer runs as root; name a `user` in the configuration that it becomes at the start"
+            self._events.warning(self._as_root)
+
+    def _assemble(self) -> None:
+        self._saved = saved = self._state_file.read()
+        self._members = Members(self._board, self._events, self._drop, saved.wanted, saved.not_ready)
+        slots = Slots(self._board)
+        self._rollout = Rollout(self._listeners, slots, self._workers, self._members, self._bindings)
+        self._scheduler = Scheduler(self._members.observe)
+        self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events)
+        self._commands = Commands(
+            self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
+        )
+        self._server = ControlServer(self._config.control_socket, self._obey, self._log)
+        self._workers.on_start = self._rollout.configure
+        self._workers.on_message = self._heard
+        self._workers.on_end = self._imbalances.forget_worker
+        self._workers.on_change = self._rollout.worker_changed
+
+    async def _start(self) -> None:
+        config = self._config
+        self._listeners.open_missing(config)
+        self._bindings.follow(config)
+        self._bindings.restore(self._saved.bindings, time.monotonic())
+        self._workers.start()
+        await self._rollout.apply(config)
+        self._applied(config)
+        self._tick()
+        self._save_now_and_then()
+        self._ready = True
+        notify("READY=1")
+        self._say_ready(config)
+
+    def _say_ready(self, config: Config) -> None:
+        places = "; ".join(f"{s.name} on {', '.join(map(str, s.listen))}" for s in config.services)
+        workers = f"{self._board.workers} worker{'s' if self._board.workers > 1 else ''}"
+        self._events.info(f"ready with {workers}: {places or 'no service is configured'}")
+
+    async def _until_stopped(self, start: asyncio.Task[None]) -> None:
+        stop = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([start, stop], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if start.done():
+                start.result()
+                await stop
+        finally:
+            for task in (start, stop):
+                task.cancel()
+                with suppress(asyncio.CancelledError, MailbalancerError):
+                    await task
+
+    # ------------------------------------------------------------ reload
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the file again and run what it says.
+
+        Raises:
+            MailbalancerError: it cannot be run; what ran before runs on unchanged.
+        """
+        async with self._reloading:
+            self._refuse_unless_ready()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                return await self._reload()
+            except ConfigError as error:
+                for problem in error.problems:
+                    self._log.error(problem)
+                self._events.error(f"{self._path} was not applied ({len(error.problems)} problems)")
+                raise
+            except MailbalancerError as error:
+                self._events.error(f"{self._path} was not applied: {error}")
+                raise
+            finally:
+                notify("READY=1")
+
+    async def _reload(self) -> dict[str, Any]:
+        before = self._config
+        fresh = self._load(self._path)
+        later = needs_restart(before, fresh)
+        # what cannot change while we run stays as it was
+        config = replace(
+            fresh,
+            workers=before.workers,
+            board_slots=before.board_slots,
+            control_socket=before.control_socket,
+            state_file=before.state_file,
+            user=before.user,
+        )
+        await self._rollout.apply(config)
+        changed = changes(before, config)
+        self._applied(config)
+        self._later = later
+        for warning in later:
+            self._events.warning(warning)
+        self._events.info(f"{self._path} applied: {'; '.join(changed) or 'nothing changed'}")
+        running = self._rollout.running
+        return {"version": running.version if running else 0, "changes": changed, "warnings": later}
+
+    def _applied(self, config: Config) -> None:
+        if config.log != self._config.log:
+            self._log.configure(config.log)
+        self._config = config
+        for warning in config.warnings:
+            self._events.warning(warning)
+        self._imbalances.follow(config)
+        self._scheduler.apply(self._members.checks())
+
+    def _asked_to_reload(self) -> None:
+        """SIGHUP. Any number of them that come while one is waiting are that one."""
+        if self._reload_task is None or self._reload_task.done():
+            self._reload_task = asyncio.get_running_loop().create_task(self._reload_quietly())
+        else:
+            self._reload_again = True
+
+    async def _reload_quietly(self) -> None:
+        """The log has said what was wrong."""
+        again = True
+        while again:
+            self._reload_again = False
+            with suppress(MailbalancerError):
+                await self.reload()
+            again = self._reload_again
+
+    # ------------------------------------------------------------ while it runs
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._members.poll_traffic(now)
+        self._members.tick(now)
+        self._log.flush()
+        asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _save_now_and_then(self) -> None:
+        self._bindings.expire(time.monotonic())
+        self._save()
+        asyncio.get_running_loop().call_later(SAVE_S, self._save_now_and_then)
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        bindings = islice(self._bindings.valid(now), SAVED_BINDINGS)
+        self._state_file.write(self._members.wanted(), self._members.not_ready(now), bindings)
+
+    def _drop(self, slot: int, reason: str) -> None:
+        self._workers.broadcast(DropSessions(slot, reason))
+
+    def _heard(self, worker: Worker, message: Up) -> None:
+        """What a worker says is believed only as far as it makes sense: it handles bytes from strangers."""
+        try:
+            match message:
+                case Bound():
+                    binding = self._bindings.learn(message, time.monotonic())
+                    if self._bindings.is_shared(binding.group):
+                        self._workers.broadcast(Bind(binding), but=worker)
+                case Imbalance():
+                    self._imbalances.take(worker.index, message, self._config)
+                case SessionList():
+                    self._commands.listed(worker, message)
+        except ValueError as error:
+            self._log.warning(f"worker {worker.index} reported something that cannot be: {error}")
+
+    async def _obey(self, command: str, arguments: dict[str, Any]) -> Any:
+        self._refuse_unless_ready()
+        return await self._commands.run(command, arguments)
+
+    def _report(self) -> dict[str, Any]:
+        running = self._rollout.running
+        if running is None:
+            raise ControlError("mailbalancer is still starting", "ask again in a moment")
+        warnings = [self._as_root] if self._as_root else []
+        return self._status.report(running, [*warnings, *self._later, *self._config.warnings])
+
+    def _refuse_unless_ready(self) -> None:
+        if self._stopping.is_set():
+            raise ControlError("mailbalancer is stopping", "sessions may finish first; it takes no commands any more")
+        if not self._ready:
+            raise ControlError("mailbalancer is still starting", "ask again in a moment")
+
+    def _fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A fault of ours in a callback: said in full, and the balancer goes on."""
+        error = context.get("exception")
+        trace = "".join(traceback.format_exception(error)) if error else ""
+        self._log.error(f"fault in mailbalancer: {context.get('message', '')}: {error!r}", traceback=trace)
+
+    # ------------------------------------------------------------ stop
+
+    def _asked_to_stop(self) -> None:
+        """SIGTERM or Ctrl-C; the second one does not wait for sessions any more."""
+        if self._stopping.is_set():
+            self._events.info("asked again to stop: sessions are ended now")
+            self._impatient.set()
+        self._stopping.set()
+
+    async def _shut_down(self) -> None:
+        notify("STOPPING=1")
+        patience_s = self._config.stop_timeout_s if self._stopping.is_set() else 0.0
+        self._workers.no_more_replacements()
+        if self._workers.alive and patience_s:
+            self._events.info(f"stopping: no new connections; sessions may finish for {patience_s:.0f} s")
+        await self._scheduler.stop()
+        self._workers.broadcast(Stop(time.monotonic() + patience_s))
+        self._listeners.close([entry.endpoint for entry in self._listeners])
+        await self._wait_for_workers(patience_s)
+        if self._stopping.is_set():
+            self._save()
+            self._events.info("stopped")
+
+    async def _wait_for_workers(self, patience_s: float) -> None:
+        everybody = asyncio.ensure_future(self._workers.all_ended())
+        impatient = asyncio.ensure_future(self._impatient.wait())
+        await asyncio.wait([everybody, impatient], timeout=patience_s + GRACE_S, return_when=asyncio.FIRST_COMPLETED)
+        impatient.cancel()
+        if not everybody.done():
+            self._workers.broadcast(Stop(time.monotonic()))
+            await asyncio.wait([everybody], timeout=GRACE_S)
+        for worker in self._workers:
+            self._workers.kill(worker)
+        await everybody

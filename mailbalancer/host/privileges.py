@@ -1,0 +1,129 @@
+"""Least privilege: from root to an ordinary user that may open ports below 1024, and from that to nothing.
+
+Decides: which capabilities remain, and in which order they are given up.
+Refuses to know: who needs which file afterwards (the caller says what the new user must own).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+from collections.abc import Iterable
+from pathlib import Path
+
+from mailbalancer.errors import PrivilegeError
+
+CAP_NET_BIND_SERVICE = 10
+
+_PR_SET_KEEPCAPS = 8
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = [
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    ]
+
+
+def become(user: str) -> bool:
+    """Started as root: be this user from now on, with CAP_NET_BIND_SERVICE and no other capability.
+
+    Returns:
+        Whether anything changed: an ordinary user stays who it is, and so does root when `user` is empty or `root`.
+
+    Raises:
+        PrivilegeError: the user does not exist, or the kernel refuses.
+    """
+    if os.geteuid() != 0 or user in ("", "root"):
+        return False
+    entry = _look_up(user)
+    try:
+        _prctl(_PR_SET_KEEPCAPS, 1)
+        os.setgroups(os.getgrouplist(entry.pw_name, entry.pw_gid))
+        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        _set_capabilities(1 << CAP_NET_BIND_SERVICE)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    except OSError as error:
+        raise PrivilegeError(
+            f"cannot become user {user}: {error.strerror}",
+            "start as root with CAP_SETUID and CAP_SETGID, or directly as that user (User= in the systemd unit)",
+        ) from error
+    return True
+
+
+def own_directories(paths: Iterable[Path], user: str) -> None:
+    """While still root: create these directories and give them to `user`, who will write there.
+
+    A directory that exists and is not root's is left as it is: somebody decided about it. So is one that others share
+    (/run, /tmp): only a directory made here changes hands.
+
+    Raises:
+        PrivilegeError: one of them cannot be made.
+    """
+    as_root = os.geteuid() == 0 and user not in ("", "root")
+    entry = _look_up(user) if as_root else None
+    for path in paths:
+        try:
+            if path.is_dir():
+                continue
+            path.mkdir(mode=0o755, parents=True)
+            if entry is not None:
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+        except OSError as error:
+            raise PrivilegeError(
+                f"directory {path} cannot be made: {error.strerror}",
+                f"make it (`install -d -o {user or 'mailbalancer'} {path}`) or name another one in the configuration",
+            ) from error
+
+
+def drop_everything() -> None:
+    """In a worker: no capability at all, whoever it runs as, and none to be had by running something."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _set_capabilities(0)
+
+
+def capabilities() -> int:
+    """The effective set of this process as bits."""
+    data = (_CapData * 2)()
+    header = _CapHeader(_CAPABILITY_VERSION_3, 0)
+    _checked(_libc.capget(ctypes.byref(header), data))
+    return int(data[0].effective) | int(data[1].effective) << 32
+
+
+def _look_up(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(user)
+    except KeyError:
+        raise PrivilegeError(
+            f"user {user} does not exist, and mailbalancer does not stay root",
+            f"make it with `adduser --system --group --no-create-home {user}`, or name another one as `user`",
+        ) from None
+
+
+def _set_capabilities(bits: int) -> None:
+    header = _CapHeader(_CAPABILITY_VERSION_3, 0)
+    data = (_CapData * 2)()
+    for half in range(2):
+        data[half].permitted = data[half].effective = bits >> (32 * half) & 0xFFFFFFFF
+    _checked(_libc.capset(ctypes.byref(header), data))
+
+
+def _prctl(option: int, value: int) -> None:
+    _checked(_libc.prctl(option, value, 0, 0, 0))
+
+
+def _checked(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,27 @@
+"""The only file that knows both process kinds: it gives the supervisor the function its workers run.
+
+Decides: what is built, and in which order.
+Refuses to know: what any of it does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mailbalancer import config
+from mailbalancer.control.supervisor import Supervisor
+from mailbalancer.ipc.board import Board
+from mailbalancer.log import Log
+from mailbalancer.worker import main as worker
+
+
+def run(config_path: Path) -> int:
+    """Be the balancer until a signal ends it; returns the exit code.
+
+    Raises:
+        MailbalancerError: it cannot start.
+    """
+    loaded = config.load(config_path)
+    log = Log(loaded.log)
+    board = Board(loaded.workers, loaded.board_slots)
+    return Supervisor(config_path, loaded, board, log, worker.run, config.load).run()
