@@ -1,1 +1,1 @@
-"""Active health checks, one file per type."""
+"""Active health checks, one file per type; `run.run_check` runs one, `scheduler.Scheduler` keeps them running."""
