@@ -72,8 +72,40 @@ class Verify:
 
     kind: str = "full"
     ca_file: str = ""
-    pin_sha256: str = ""
+    pin_sha256: str = ""  # one or more, comma-separated: a renewed certificate can be announced before it is used
     name: str = ""  # name expected in the certificate and sent as SNI; empty: the real server's address is expected
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate of ours: the files it is read from. What is in them never stands in the configuration."""
+
+    name: str
+    chain_file: str  # PEM: the certificate, then its issuers; with the key when `key_file` is empty
+    key_file: str = ""
+    ocsp_file: str = ""  # DER answer of the issuer, stapled to handshakes
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """TLS on the client side.
+
+    `starttls`: "implicit" (from the first byte, as HTTPS and port 465), "offer", "require", or "none".
+    """
+
+    certificates: tuple[str, ...]  # names; the first is the default, the others are chosen by SNI
+    starttls: str = "implicit"
+    min_version: str = "1.2"
+    client_ca_file: str = ""  # ask clients for a certificate of one of these authorities
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """TLS on the server side. `starttls`: "implicit", "require", "opportunistic", or "none"."""
+
+    verify: Verify = Verify()
+    starttls: str = "implicit"
+    min_version: str = "1.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +302,8 @@ class Service:
     allow: tuple[IPNetwork, ...] = ()  # empty: everybody
     deny: tuple[IPNetwork, ...] = ()
     proxy_protocol: ProxyProtocol = ProxyProtocol()
+    client_tls: ClientTls | None = None
+    server_tls: ServerTls | None = None
     buffer_bytes: int = 65536  # per direction of one session: the most that waits in the balancer
     profile: str = ""
     line: int = 0
@@ -333,6 +367,7 @@ class Config:
     user: str  # to become when started as root; empty: stay
     log: Logging = Logging()
     admin: Admin = Admin()
+    certificates: tuple[Certificate, ...] = ()
     stop_timeout_s: float = 30.0  # SIGTERM: sessions may finish for this long
     board_slots: int = 4096
     warnings: tuple[str, ...] = ()

@@ -48,11 +48,22 @@ class Reactor:
         self.handlers[fd] = handler
         self._epoll.register(fd, _EDGES)
 
-    def watch_level(self, sock: socket.socket, handler: Handler) -> None:
-        """Deliver "readable" for as long as it is so: for listeners, which are not emptied in one go."""
+    def watch_level(self, sock: socket.socket, handler: Handler, mask: int = select.EPOLLIN) -> None:
+        """Deliver what `mask` names for as long as it is so: for listeners, which are not emptied in one go, and for
+        streams, which are not read while the other side is slow."""
         fd = sock.fileno()
         self.handlers[fd] = handler
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, mask)
+
+    def change(self, sock: socket.socket, mask: int) -> None:
+        """Another mask for a socket under `watch_level`."""
+        self._epoll.modify(sock.fileno(), mask)
+
+    def rewatch(self, sock: socket.socket, handler: Handler, mask: int) -> None:
+        """Another handler and mask for a socket that is watched already, in whichever way."""
+        fd = sock.fileno()
+        self.handlers[fd] = handler
+        self._epoll.modify(fd, mask)
 
     def unwatch(self, sock: socket.socket) -> None:
         """No more events for a socket that stays open."""

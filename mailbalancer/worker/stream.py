@@ -1,0 +1,264 @@
+"""One side of a connection whose bytes are looked at: plain, or under TLS, or first the one and then the other.
+
+Decides: when the socket is watched for reading and for writing, and what waits to be written. The owner bounds that: it
+stops reading the other side while `blocked`.
+Refuses to know: protocols, and which side of the balancer this is.
+
+Level-triggered, unlike `flow`: here a read is followed by thinking, often by waiting for the other side, and a socket
+that is not read for a while must not lose its edge. In a keep-alive exchange the interest never changes, so this costs
+no system call either. TLS is OpenSSL on the socket itself: measured beside a memory BIO, the same CPU time per 1 KiB
+request (7 to 9 µs) and per 10 MiB, with two buffers fewer for every idle connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+from typing import Protocol
+
+from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.reactor import FAILED, READ, WRITE
+
+_READING = select.EPOLLIN | select.EPOLLRDHUP
+_RESET = struct.pack("ii", 1, 0)
+#: `receive`: nothing is there now.
+NOTHING = -1
+#: Smallest buffer for `receive`: a whole TLS record, so that nothing stays behind inside OpenSSL unseen by epoll.
+RECORD_BYTES = 16384
+
+
+class Owner(Protocol):
+    """Whom a stream tells what happens. Any of these may close the stream."""
+
+    def readable(self, stream: Stream) -> None:
+        """`receive` will say something new."""
+
+    def writable(self, stream: Stream) -> None:
+        """Everything that waited has been written."""
+
+    def broken(self, stream: Stream, error: OSError) -> None:
+        """A write failed later than the call that gave the bytes, or the handshake failed (`ssl.SSLError`)."""
+
+    def secured(self, stream: Stream) -> None:
+        """The TLS handshake is complete."""
+
+
+class Stream:
+    """A connected, non-blocking socket. Owns it.
+
+    Attributes:
+        blocked: bytes wait to be written.
+        truncated: the peer ended TLS without saying so (no close_notify): what came last may not be all.
+        closed: the socket is no longer ours.
+    """
+
+    __slots__ = (
+        "_engine",
+        "_mask",
+        "_out",
+        "_owner",
+        "_shaking",
+        "_tls",
+        "_watched",
+        "blocked",
+        "closed",
+        "sock",
+        "truncated",
+    )
+
+    def __init__(self, engine: Engine, sock: socket.socket, owner: Owner, *, watched: bool = False) -> None:
+        """`watched`: the reactor knows this socket already (it was watched while it connected)."""
+        self._engine = engine
+        self._owner = owner
+        self.sock = sock
+        self._tls: ssl.SSLSocket | None = None
+        self._shaking = False
+        self._out = bytearray()
+        self.blocked = False
+        self.truncated = False
+        self.closed = False
+        self._mask = _READING
+        self._watched = True
+        if watched:
+            engine.reactor.rewatch(sock, self._on_event, _READING)
+        else:
+            engine.reactor.watch_level(sock, self._on_event, _READING)
+
+    # ------------------------------------------------------------ TLS
+
+    def secure(self, context: ssl.SSLContext, *, server_side: bool, name: str | None = None) -> None:
+        """Begin TLS here and now: nothing that was read before may be left anywhere (RFC 3207 section 4.2).
+
+        `secured` or `broken` follows, in this call or later.
+        """
+        sock = self.sock
+        watched_as = sock.fileno()
+        tls = context.wrap_socket(
+            sock,
+            server_side=server_side,
+            server_hostname=name,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+        # wrap_socket has taken the descriptor over: the same number, so epoll and the reactor need not be told
+        assert tls.fileno() == watched_as
+        self.sock = self._tls = tls
+        self._shaking = True
+        self._shake()
+
+    @property
+    def tls(self) -> ssl.SSLSocket | None:
+        """For version, cipher, certificate, ALPN and SNI once `secured`."""
+        return self._tls
+
+    def _shake(self) -> None:
+        tls = self._tls
+        assert tls is not None
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._watch(_READING)
+            return
+        except ssl.SSLWantWriteError:
+            self._watch(_READING | WRITE)
+            return
+        except OSError as error:
+            self._owner.broken(self, error)
+            return
+        self._shaking = False
+        self._watch(_READING)
+        self._owner.secured(self)
+
+    # ------------------------------------------------------------ reading
+
+    def receive(self, buffer: memoryview) -> int:
+        """Read into `buffer` (at least RECORD_BYTES): how many bytes, 0 at the end, NOTHING when none are there.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        try:
+            if self._tls is None:
+                return self.sock.recv_into(buffer)
+            return self._tls.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return NOTHING
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError) as error:
+            self.truncated = isinstance(error, ssl.SSLEOFError)
+            return 0
+
+    def pause(self) -> None:
+        """Leave what comes in the kernel: the client or server is slowed down, not forgotten."""
+        if self._mask & _READING:
+            self._watch(self._mask & ~_READING)
+
+    def resume(self) -> None:
+        """Say `readable` again when there is something."""
+        if not self._mask & _READING:
+            self._watch(self._mask | _READING)
+
+    # ------------------------------------------------------------ writing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send, and keep what does not fit.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        if self._out:
+            self._out += data
+            return
+        sent = self._send(data)
+        if sent < len(data):
+            self._out += memoryview(data)[sent:]
+            self.blocked = True
+            self._watch(self._mask | WRITE)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much could not be written yet."""
+        return len(self._out)
+
+    def _send(self, data: bytes | bytearray | memoryview) -> int:
+        """As much as goes now."""
+        tls = self._tls
+        if tls is None:
+            try:
+                return self.sock.send(data)
+            except BlockingIOError:
+                return 0
+        sent, size = 0, len(data)
+        try:
+            if size <= RECORD_BYTES:
+                return tls.send(data)
+            view = memoryview(data)
+            while sent < size:  # OpenSSL writes one record a call
+                sent += tls.send(view[sent : sent + RECORD_BYTES])
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+        return sent
+
+    def _flush(self) -> None:
+        try:
+            sent = self._send(bytes(self._out) if len(self._out) <= RECORD_BYTES else self._out)
+        except OSError as error:
+            self._owner.broken(self, error)
+            return
+        del self._out[:sent]
+        if not self._out:
+            self.blocked = False
+            self._watch(self._mask & ~WRITE)
+            self._owner.writable(self)
+
+    # ------------------------------------------------------------ the end
+
+    def finish(self) -> None:
+        """No more bytes from us; the other direction goes on. Under TLS this says close_notify."""
+        with contextlib.suppress(OSError):
+            if self._tls is not None:
+                self._tls.setblocking(False)
+                with contextlib.suppress(ssl.SSLError):
+                    self._tls.unwrap()
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the socket back. `reset`: with RST, so that nothing looks complete that is not."""
+        if self.closed:
+            return
+        self.closed = True
+        self._out.clear()
+        if reset:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        elif self._tls is not None and not self._shaking:
+            with contextlib.suppress(OSError, ValueError):
+                self._tls.unwrap()
+        self._engine.reactor.close(self.sock)
+
+    # ------------------------------------------------------------ events
+
+    def _on_event(self, events: int) -> None:
+        if self._shaking:
+            self._shake()
+            return
+        if events & WRITE and self.blocked:
+            self._flush()
+        if events & READ and not self.closed:
+            if self._mask & _READING:
+                self._owner.readable(self)
+            elif events & FAILED:  # reported whatever the mask: look away until somebody wants to read or write
+                self._engine.reactor.unwatch(self.sock)
+                self._watched = False
+
+    def _watch(self, mask: int) -> None:
+        if mask == self._mask or self.closed:
+            return
+        self._mask = mask
+        if self._watched:
+            self._engine.reactor.change(self.sock, mask)
+        else:
+            self._watched = True
+            self._engine.reactor.watch_level(self.sock, self._on_event, mask)
