@@ -1,0 +1,227 @@
+"""The whole configuration: from a checked document to `model.Config`.
+
+Decides: what settings mean to each other: listeners that collide, loops, groups that do not agree, files that cannot be
+read, machines that nobody uses.
+Refuses to know: YAML and profiles; they are gone by now.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+
+from mailbalancer import model
+from mailbalancer.config import schema, values
+from mailbalancer.config.build_check import unreadable
+from mailbalancer.config.build_service import Known, build_service, unavailable
+from mailbalancer.config.problems import Path, formatted
+from mailbalancer.config.report import Report
+from mailbalancer.config.validate import Checked
+
+MAX_WORKERS = 64
+
+
+def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> model.Config:
+    """The configuration; it may be used only when the report has no problem.
+
+    Args:
+        profiles: the profile that each service came from.
+    """
+    document = checked.document
+    machines = _real_servers(document)
+    known = Known(machines, frozenset(checked.dropped))
+    services = tuple(
+        build_service(report, name, written, profiles.get(name, ""), known)
+        for name, written in document.services.items()
+        if isinstance(written, schema.TcpService | schema.TlsService) and not unavailable(written.mode)
+    )
+    _refuse_unavailable_modes(report, document)
+    _refuse_nothing_to_do(report, checked)
+    admin = _admin(report, document.admin)
+    _refuse_shared_listeners(report, services, admin)
+    _refuse_loops(report, services)
+    _refuse_unequal_groups(report, services)
+    _refuse_unreadable_certificates(report, document)
+    _warn_of_unused(report, document)
+    config = model.Config(
+        path=report.root.place.file,
+        services=services,
+        real_servers=tuple(
+            model.RealServer(m.name, m.address, m.weight, m.max_sessions, report.line(("real_servers", m.name)))
+            for m in machines.values()
+        ),
+        workers=document.workers or available_cores(),
+        control_socket=report.file(document.control_socket),
+        state_file=report.file(document.state_file) if document.state_file else "",
+        user=document.user,
+        log=model.Logging(**document.log.model_dump()),
+        admin=admin,
+        stop_timeout_s=document.stop_timeout_s,
+        warnings=tuple(formatted(report.warnings)),
+    )
+    _refuse_too_many(report, config)
+    return config
+
+
+def available_cores() -> int:
+    """Cores that this process may use: what `workers: auto` means."""
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+def _real_servers(document: schema.Document) -> dict[str, model.RealServer]:
+    return {
+        name: model.RealServer(name, values.real_server_address(written.address), written.weight, written.max_sessions)
+        for name, written in document.real_servers.items()
+    }
+
+
+def _every_member(document: schema.Document) -> set[str]:
+    named: set[str] = set()
+    for service in document.services.values():
+        named.update(service.real_servers or {})
+        for route in getattr(service, "routes", ()):
+            named.update(route.real_servers or {})
+    return named
+
+
+def _refuse_unavailable_modes(report: Report, document: schema.Document) -> None:
+    for name, service in document.services.items():
+        reason = unavailable(service.mode) if not isinstance(service, schema.ProfileService) else ""
+        if reason:
+            report.problem(("services", name, "mode"), reason)
+
+
+def _refuse_nothing_to_do(report: Report, checked: Checked) -> None:
+    told = any(path[0] in ("services", "profiles") for path in checked.dropped)
+    if not checked.document.services and not told:
+        report.problem(("services",), "there is no service; name at least one under services:")
+
+
+def _admin(report: Report, written: schema.Admin) -> model.Admin:
+    if written.listen:
+        report.warning(("admin", "listen"), "kept free, but the page, the API and /metrics are not in this version")
+    return model.Admin(
+        listen=values.endpoint(written.listen) if written.listen else None,
+        tokens_file=report.file(written.tokens_file) if written.tokens_file else "",
+    )
+
+
+def _refuse_shared_listeners(report: Report, services: Sequence[model.Service], admin: model.Admin) -> None:
+    """An address:port belongs to one service. A wildcard beside a specific address is fine: the kernel prefers that."""
+    owners: dict[model.Endpoint, tuple[str, Path]] = {}
+    if admin.listen:
+        owners[admin.listen] = ("admin.listen", ("admin", "listen"))
+    for service in services:
+        path: Path = ("services", service.name, "listen")
+        for endpoint in service.listen:
+            owner, where = owners.setdefault(endpoint, (f"service {service.name}", path))
+            if where != path:
+                report.problem(path, f"{endpoint} already belongs to {owner} ({report.spot(where)})")
+
+
+def _refuse_loops(report: Report, services: Sequence[model.Service]) -> None:
+    """A real server that is a listener of ours, directly or through other services, would never end."""
+    leads_to: dict[str, set[str]] = {
+        service.name: {other.name for other in services if any(_hits(e, other) for e in _endpoints(service))}
+        for service in services
+    }
+    for service in services:
+        if service.name in _reachable(leads_to, service.name):
+            through = sorted(leads_to[service.name])
+            way = "itself" if through == [service.name] else f"itself (through {', '.join(through)})"
+            path: Path = ("services", service.name, "real_servers")
+            report.problem(path, f"a loop: connections of {service.name} would come back to {way}")
+
+
+def _endpoints(service: model.Service) -> set[model.Endpoint]:
+    return {member.endpoint for pool in service.pools() for member in pool.members}
+
+
+def _hits(endpoint: model.Endpoint, service: model.Service) -> bool:
+    """Whether a connection to `endpoint` arrives at this service, as far as the file alone can tell."""
+    if endpoint in service.listen:
+        return True
+    wildcard = model.Endpoint("::" if endpoint.is_ipv6 else "0.0.0.0", endpoint.port)
+    return wildcard in service.listen and ipaddress.ip_address(endpoint.host).is_loopback
+
+
+def _reachable(leads_to: Mapping[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = list(leads_to[start])
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting.extend(leads_to[name])
+    return seen
+
+
+def _refuse_unequal_groups(report: Report, services: Sequence[model.Service]) -> None:
+    """A group shares one table, so its pools must mean the same clients, real servers and times."""
+    first: dict[str, model.Pool] = {}
+    for pool in (pool for service in services for pool in service.pools()):
+        if pool.persist is None:
+            continue
+        leader = first.setdefault(pool.persist.group, pool)
+        if report.has_problem(("services", pool.service)) or report.has_problem(("services", leader.service)):
+            continue
+        difference = _group_difference(leader, pool)
+        if difference:
+            text = f"group '{pool.persist.group}' is shared with service {leader.service}, but {difference}"
+            report.problem(("services", pool.service, "persist"), text)
+
+
+def _group_difference(leader: model.Pool, pool: model.Pool) -> str:
+    assert leader.persist is not None
+    assert pool.persist is not None
+    here = {member.real_server for member in pool.members}
+    there = {member.real_server for member in leader.members}
+    if here != there:
+        return f"their real servers differ ({', '.join(sorted(here ^ there))})"
+    for key in ("by", "timeout_s", "max_entries"):
+        mine, theirs = getattr(pool.persist, key), getattr(leader.persist, key)
+        if mine != theirs:
+            return f"{key} is {_plain(mine)} here and {_plain(theirs)} there"
+    return ""
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _refuse_unreadable_certificates(report: Report, document: schema.Document) -> None:
+    for name, certificate in document.certificates.items():
+        path: Path = ("certificates", name)
+        chain = report.file(certificate.chain)
+        kinds = ("CERTIFICATE",) if certificate.key else ("CERTIFICATE", "PRIVATE KEY")
+        for reason in (
+            unreadable(chain, *kinds),
+            unreadable(report.file(certificate.key), "PRIVATE KEY") if certificate.key else "",
+            _missing_file(report.file(certificate.ocsp)) if certificate.ocsp else "",
+        ):
+            if reason:
+                report.problem(path, reason)
+
+
+def _missing_file(file: str) -> str:
+    return "" if FilePath(file).is_file() else f"{file} is not a file"
+
+
+def _refuse_too_many(report: Report, config: model.Config) -> None:
+    """Every service and every member of a pool has a slot on the board."""
+    slots = len(config.services) + sum(len(pool.members) for pool in config.pools())
+    if slots > config.board_slots:
+        text = (
+            f"{slots} services and real servers in services are more than this program counts "
+            f"({config.board_slots}); use fewer"
+        )
+        report.problem(("services",), text)
+
+
+def _warn_of_unused(report: Report, document: schema.Document) -> None:
+    used = _every_member(document)
+    for name in document.real_servers:
+        if name not in used:
+            report.warning(("real_servers", name), f"real server '{name}' is in no service")
