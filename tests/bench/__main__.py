@@ -1,0 +1,217 @@
+"""`make bench`: mailbalancer, HAProxy and nginx, one after another in the same run, on this machine, in one table.
+
+Decides: the order (rounds, each beginning with another proxy, so that a slow minute hits all), and the deadline.
+Nothing is stored: files lie in a temporary folder, everything listens on loopback, and all of it is gone at the end,
+also after Ctrl-C and after a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from tests.bench import table
+from tests.bench.idle import CONNECTIONS, allow_files, idle_cost
+from tests.bench.load import Burst, burst, web_server
+from tests.bench.machine import Cores, Plan, describe, plan_cores
+from tests.bench.proxies import HAPROXY, MAILBALANCER, NGINX, Order, Running, available, missing, proxy
+from tests.bench.ramp import HELD, NEW_PER_S, NamedServer, Ramp, watch_return
+from tests.bench.table import Row
+
+DEADLINE_S = 290
+RAMP_S = 20
+KEEPALIVE_CONNECTIONS = 64
+SCALING_S = 2.0
+
+
+@dataclass(slots=True)
+class Bench:
+    """One run: what was asked for, what is there, and the rows as they fill."""
+
+    versions: dict[str, str]
+    cores: Cores
+    folder: Path
+    rounds: int
+    seconds: float
+    keepalive: Row = field(default_factory=lambda: Row("TCP keep-alive, 1 KiB: requests", table.per_second))
+    p99: Row = field(default_factory=lambda: Row("the same, p99", table.milliseconds))
+    closing: Row = field(default_factory=lambda: Row("TCP new connections, 1 KiB each", table.per_second))
+    bulk: Row = field(default_factory=lambda: Row("bulk, 10 MiB × 8 connections", table.gigabytes_per_second))
+    spliced: Row = field(
+        default_factory=lambda: Row("bulk, HAProxy with `option splice-auto`", table.gigabytes_per_second)
+    )
+    two: Row = field(default_factory=lambda: Row("keep-alive with 2 workers: requests", table.per_second))
+    scaling: Row = field(default_factory=lambda: Row("2 workers over 1", table.times))
+    pss: Row = field(
+        default_factory=lambda: Row(f"memory per idle connection, of {CONNECTIONS:,} (PSS)", table.kilobytes)
+    )
+    rss: Row = field(default_factory=lambda: Row("the same (RSS)", table.kilobytes))
+    excess: Row = field(default_factory=lambda: Row("ramp: worst second above the line", table.points))
+    shares: Row = field(default_factory=lambda: Row(f"ramp: % of new sessions in seconds 1 to {RAMP_S}", str))
+
+    @property
+    def rows(self) -> list[Row]:
+        return [
+            *(self.keepalive, self.p99, self.closing, self.bulk, self.spliced),
+            *(self.two, self.scaling, self.pss, self.rss, self.excess, self.shares),
+        ]
+
+    def run(self) -> None:
+        """Everything; each proxy has its turn in every round."""
+        with (
+            web_server(self.cores.alone.load, self.folder) as backend,
+            web_server(self.cores.scaling_one.load, self.folder) as scaling_backend,
+        ):
+            for number in range(self.rounds):
+                for name in _rotated(list(self.versions), number):
+                    say(f"round {number + 1} of {self.rounds}: {name}")
+                    self._one_worker(name, backend)
+                    self._two_workers(name, scaling_backend)
+            for name in self.versions:
+                say(f"{CONNECTIONS:,} idle connections: {name}")
+                self._idle(name, backend)
+        say(f"ramp: {RAMP_S} s, {HELD} held sessions, {NEW_PER_S} new ones a second")
+        self._ramp()
+
+    def _one_worker(self, name: str, backend: int) -> None:
+        plan = self.cores.alone
+        with proxy(name, Order((backend,)), plan.proxy, self.folder) as running:
+            self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=1)  # warm
+            answered = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS)
+            self.keepalive.add(name, answered.requests_per_s)
+            self.p99.add(name, answered.p99_ms)
+            closed = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, close=True)
+            self.closing.add(name, closed.requests_per_s)
+            self.bulk.add(name, self._burst(running, plan, "/large", 8).bytes_per_s)
+        if name == HAPROXY:
+            with proxy(name, Order((backend,), splice=True), plan.proxy, self.folder) as running:
+                self.spliced.add(name, self._burst(running, plan, "/large", 8).bytes_per_s)
+        if name == MAILBALANCER:  # the same figure again, so that the row has its ratio
+            self.spliced.add(name, self.bulk.figures[name][-1])
+
+    def _two_workers(self, name: str, backend: int) -> None:
+        figures = []
+        for workers, plan in ((1, self.cores.scaling_one), (2, self.cores.scaling_two)):
+            with proxy(name, Order((backend,), workers=workers), plan.proxy, self.folder) as running:
+                self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=1)
+                burst = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=SCALING_S)
+                figures.append(burst.requests_per_s)
+        self.two.add(name, figures[1])
+        self.scaling.add(name, figures[1] / figures[0])
+
+    def _idle(self, name: str, backend: int) -> None:
+        with proxy(name, Order((backend,)), self.cores.alone.proxy, self.folder) as running:
+            cost = idle_cost(running)
+        self.pss.add(name, cost.pss)
+        self.rss.add(name, cost.rss)
+
+    def _burst(
+        self, running: Running, plan: Plan, path: str, connections: int, seconds: float = 0.0, close: bool = False
+    ) -> Burst:
+        """One burst of load; its errors are said at once."""
+        result = burst(running.port, path, connections, plan.load, self.folder, seconds or self.seconds, close)
+        if result.errors:
+            say(f"  {running.name}, {path}{', a connection each' if close else ''}: errors: {result.errors}")
+        return result
+
+    def _ramp(self) -> None:
+        """mailbalancer and HAProxy side by side: at 25 sessions a second neither is busy."""
+        names = [name for name in (MAILBALANCER, HAPROXY) if name in self.versions]
+        for name, result in zip(names, self._ramps(names), strict=True):
+            if isinstance(result, Ramp):
+                self.excess.add(name, result.worst_excess)
+                self.shares.words[name] = result.words()
+            else:
+                say(f"  {name}: no ramp: {result}")
+        if NGINX in self.versions:
+            self.excess.words[NGINX] = self.shares.words[NGINX] = "only in nginx Plus"
+
+    def _ramps(self, names: Sequence[str]) -> list[Ramp | BaseException]:
+        with contextlib.ExitStack() as proxies:
+            watched = []
+            for name in names:
+                stays, returns = NamedServer(b"A"), NamedServer(b"B")
+                stays.listen()
+                order = Order((stays.port, returns.port), ramp_s=RAMP_S)
+                running = proxies.enter_context(proxy(name, order, self.cores.alone.proxy, self.folder))
+                watched.append((running.port, stays, returns))
+            return asyncio.run(_watch(watched))
+
+
+async def _watch(proxies: Sequence[tuple[int, NamedServer, NamedServer]]) -> list[Ramp | BaseException]:
+    """All ramps at the same time; what went wrong with one of them is its result."""
+    watches = (watch_return(port, stays, returns, RAMP_S) for port, stays, returns in proxies)
+    return await asyncio.gather(*watches, return_exceptions=True)
+
+
+def main() -> int:
+    """Measure, print the table, return the exit code."""
+    arguments = _arguments()
+    lacking = missing()
+    if lacking:
+        say(f"not installed: {', '.join(lacking)} (as root: apt-get install {' '.join(lacking)})")
+    if {"wrk", "nginx"} & set(lacking):
+        say("without wrk and nginx there is no load and no server: nothing was measured")
+        return 1
+    allow_files(20000)
+    cores = plan_cores()
+    started_at = time.monotonic()
+    with _deadline(), tempfile.TemporaryDirectory(prefix="mailbalancer-bench-") as folder:
+        bench = Bench(available(), cores, Path(folder), arguments.rounds, arguments.seconds)
+        bench.run()
+        versions = bench.versions
+    print(f"{describe()}. Cores: {cores.words()}. Medians of {arguments.rounds} rounds; {time.strftime('%Y-%m-%d')}\n")
+    print(table.render(bench.rows, versions, HAPROXY))
+    say(f"took {time.monotonic() - started_at:.0f} s")
+    return 0
+
+
+def say(text: str) -> None:
+    """Progress, beside the report."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=…", description="measure against HAProxy and nginx")
+    parser.add_argument("--rounds", type=int, default=3, help="times each proxy has its turn (default 3)")
+    parser.add_argument("--seconds", type=float, default=3, help="length of one burst of load (default 3)")
+    return parser.parse_args()
+
+
+def _rotated(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
+
+
+@contextlib.contextmanager
+def _deadline() -> Iterator[None]:
+    """The whole run ends in time, and SIGTERM ends it as Ctrl-C does: by unwinding, so that everything is removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(f"make bench: stopped: not finished after {DEADLINE_S} s" if number == signal.SIGALRM else 143)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.alarm(DEADLINE_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except RuntimeError as error:
+        sys.exit(f"make bench: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

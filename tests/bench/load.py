@@ -1,0 +1,109 @@
+"""The load: nginx as the server behind, and wrk as the clients. HTTP goes through a TCP proxy like any other bytes.
+
+Decides: what is sent, for how long, and that wrong answers are shown and never counted as speed.
+Refuses to know: which proxy is between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.machine import running
+from tests.bench.proxies import listens, nginx_command, nginx_frame
+from tests.support.ports import free_port
+from tests.support.tools import find
+from tests.support.waiting import eventually
+
+LARGE_BYTES = 10 * 1024 * 1024
+
+#: Run by wrk at its end: the exact figures instead of the rounded ones it prints for people.
+REPORT = """
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format('JSON{"requests":%d,"bytes":%d,"duration_us":%d,"p99_us":%d,"errors":%d,"detail":"%s"}',
+    summary.requests, summary.bytes, summary.duration, latency:percentile(99),
+    e.connect + e.read + e.write + e.status + e.timeout,
+    string.format("connect %d, read %d, write %d, status %d, timeout %d",
+      e.connect, e.read, e.write, e.status, e.timeout)))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What one run of wrk measured."""
+
+    requests_per_s: float
+    bytes_per_s: float
+    p99_ms: float
+    errors: str  # empty: none
+
+
+@contextlib.contextmanager
+def web_server(cores: Sequence[int], folder: Path) -> Iterator[int]:
+    """The server behind the proxies: `/small` is 1 KiB, `/large` 10 MiB. Its port."""
+    port = free_port()
+    home = folder / f"backend-{port}"
+    home.mkdir()
+    (home / "small").write_bytes(b"x" * 1024)
+    with (home / "large").open("wb") as large:
+        large.truncate(LARGE_BYTES)
+    temporary = "".join(f"{kind}_temp_path {home}/t;" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    body = f"""http {{
+    access_log off;
+    {temporary}
+    sendfile on;
+    tcp_nopush on;
+    open_file_cache max=10 inactive=600s;
+    open_file_cache_valid 600s;
+    keepalive_requests 100000000;
+    keepalive_timeout 300s;
+    server {{ listen 127.0.0.1:{port} backlog=4096; root {home}; }}
+}}"""
+    command = nginx_command(home, nginx_frame(home, max(1, len(cores) - 1), body))
+    with running(command, cores, home / "log"):
+        eventually(lambda: listens(port), what="the backend listens")
+        yield port
+
+
+def burst(
+    port: int,
+    path: str,
+    connections: int,
+    cores: Sequence[int],
+    folder: Path,
+    duration_s: float,
+    close: bool = False,
+) -> Burst:
+    """Ask for `path` over and over for `duration_s`.
+
+    Args:
+        close: each request on a connection of its own.
+    """
+    script = folder / "report.lua"
+    if not script.exists():
+        script.write_text(REPORT)
+    threads = min(2, len(cores), connections)
+    command = [
+        *("taskset", "-c", ",".join(map(str, cores))),
+        *(find("wrk") or "wrk", "-t", str(threads), "-c", str(connections), "-d", f"{max(1, round(duration_s))}s"),
+        *("--latency", "--timeout", "5s", "-s", str(script)),
+        *(("-H", "Connection: close") if close else ()),
+        f"http://127.0.0.1:{port}{path}",
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=duration_s + 20, check=False)
+    if "JSON" not in said.stdout:
+        raise RuntimeError(f"wrk failed: {said.stdout[-500:]}{said.stderr[-500:]}")
+    figures = json.loads(said.stdout.partition("JSON")[2])
+    seconds = figures["duration_us"] / 1e6
+    return Burst(
+        requests_per_s=figures["requests"] / seconds,
+        bytes_per_s=figures["bytes"] / seconds,
+        p99_ms=figures["p99_us"] / 1000,
+        errors=figures["detail"] if figures["errors"] else "",
+    )
