@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -81,6 +81,21 @@ def _is_wide(console: Console) -> bool:
     from mailbalancer.admin.text import WIDE_COLUMNS
 
     return console.width >= WIDE_COLUMNS
+
+
+def _say(text: str) -> None:
+    """Print lines of the balancer's, made harmless."""
+    from mailbalancer.admin.words import plain
+
+    for line in text.split("\n"):
+        click.echo(plain(line))
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    from mailbalancer.admin.words import plain
+
+    for warning in warnings:
+        click.echo(f"warning: {plain(warning)}", err=True)
 
 
 def _print_json(result: object) -> None:
@@ -170,7 +185,7 @@ def run(config: str) -> None:
     """
     from mailbalancer import wiring
 
-    sys.exit(wiring.run(config))
+    sys.exit(wiring.run(Path(config)))
 
 
 @commands.command()
@@ -190,13 +205,12 @@ def check(file: str) -> None:
         for problem in _error_lines(error):
             click.echo(problem)
         sys.exit(1)
-    for warning in config.warnings:
-        click.echo(f"warning: {words.plain(warning)}", err=True)
+    _warn(config.warnings)
     services, servers = (
         words.count(len(config.services), "service"),
         words.count(len(config.real_servers), "real server"),
     )
-    click.echo(f"OK: {words.plain(file)}: {services}, {servers}")
+    _say(f"OK: {file}: {services}, {servers}")
     _console().print(text.configuration(config))
 
 
@@ -214,7 +228,7 @@ def schema() -> None:
     Example:
       mailbalancer schema > mailbalancer.schema.json
     """
-    from mailbalancer.config.schema import json_schema
+    from mailbalancer.config.load import json_schema
 
     _print_json(json_schema())
 
@@ -380,8 +394,9 @@ def persistence() -> None:
 @persistence.command("list")
 @_running
 @click.option("--group", default="", help="Only this persistence group.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many per group.")
 @_json_option
-def persistence_list(ask: Ask, group: str, as_json: bool) -> None:
+def persistence_list(ask: Ask, group: str, limit: int, as_json: bool) -> None:
     """Show which client goes back to which real server.
 
     \b
@@ -390,7 +405,7 @@ def persistence_list(ask: Ask, group: str, as_json: bool) -> None:
     """
     from mailbalancer.admin import text
 
-    result = ask("persistence", group=group)
+    result = ask("persistence", group=group, limit=limit)
     if as_json:
         return _print_json(result)
     return _console().print(text.persistence(result))
@@ -407,8 +422,8 @@ def persistence_clear(ask: Ask, group: str, key: str) -> None:
     Example:
       mailbalancer persistence clear --group cas --key 192.0.2.1
     """
-    ask("persistence_clear", group=group, key=key)
-    click.echo(f"forgotten: {key or 'every client'} in {f'group {group}' if group else 'every group'}")
+    cleared = ask("persistence_clear", group=group, key=key)["cleared"]
+    click.echo(f"{cleared} forgotten")
 
 
 # ---------------------------------------------------------------- acting
@@ -423,8 +438,9 @@ def reload(ask: Ask) -> None:
     Example:
       mailbalancer check /etc/mailbalancer/mailbalancer.yaml && mailbalancer reload
     """
-    ask("reload")
-    click.echo("reloaded")
+    result = ask("reload")
+    _say("\n".join(result["changes"]) or "nothing has changed")
+    _warn(result["warnings"])
 
 
 def _names(context: click.Context, argument: click.Parameter, parts: tuple[str, ...]) -> dict[str, str]:
@@ -437,9 +453,12 @@ def _names(context: click.Context, argument: click.Parameter, parts: tuple[str, 
 _server_argument = click.argument("names", nargs=-1, metavar="[SERVICE] REAL_SERVER", callback=_names)
 
 
-def _operate(ask: Ask, command: str, done: str, names: dict[str, str]) -> None:
-    ask(command, **names)
-    click.echo(f"{names['real_server']} in {names['service'] or 'every service'}: {done}")
+def _operate(ask: Ask, command: str, names: dict[str, str]) -> None:
+    """Ask for a state, and say which members have it now."""
+    result = ask(command, **names)
+    for member in result["members"]:
+        _say(f"{member}: {result['state']}")
+    _warn(result["warnings"])
 
 
 @commands.command()
@@ -453,7 +472,7 @@ def drain(ask: Ask, names: dict[str, str]) -> None:
       mailbalancer drain smtp ex2
       mailbalancer drain ex2          (in every service)
     """
-    _operate(ask, "drain", "draining", names)
+    _operate(ask, "drain", names)
 
 
 @commands.command()
@@ -467,7 +486,7 @@ def disable(ask: Ask, names: dict[str, str]) -> None:
       mailbalancer disable smtp ex2
       mailbalancer disable ex2        (in every service)
     """
-    _operate(ask, "disable", "disabled", names)
+    _operate(ask, "disable", names)
 
 
 @commands.command()
@@ -481,7 +500,115 @@ def enable(ask: Ask, names: dict[str, str]) -> None:
       mailbalancer enable smtp ex2
       mailbalancer enable ex2         (in every service)
     """
-    _operate(ask, "enable", "enabled", names)
+    _operate(ask, "enable", names)
+
+
+# ---------------------------------------------------------------- profiles
+
+
+@commands.group()
+def profiles() -> None:
+    """Service templates: what there is, what is in them, and what the servers need for them."""
+
+
+@profiles.command("list")
+@_json_option
+def profiles_list(as_json: bool) -> None:
+    """Show every profile that can be used as `profile: NAME-SERVICE`.
+
+    \b
+    Example:
+      mailbalancer profiles list
+    """
+    from mailbalancer.admin import text
+    from mailbalancer.config.profiles import list_profiles
+
+    rows = [
+        {"profile": p.name, "title": p.written.title, "services": list(p.written.services), "file": str(p.file)}
+        for p in list_profiles()
+    ]
+    if as_json:
+        return _print_json(rows)
+    return _console().print(text.profiles(rows))
+
+
+@profiles.command("show")
+@click.argument("name")
+def profiles_show(name: str) -> None:
+    """Print a profile with its comments: the start of one of your own in /etc/mailbalancer/profiles.
+
+    \b
+    Example:
+      mailbalancer profiles show exchange-2019
+    """
+    from mailbalancer.config.profiles import load_profile
+
+    click.echo(load_profile(name).file.read_text(encoding="utf-8"), nl=False)
+
+
+def _assignments(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    """`host=mail.example.com` as name and value."""
+    wrong = next((pair for pair in pairs if "=" not in pair), None)
+    if wrong is not None:
+        raise click.UsageError(f"--set {wrong}: write --set NAME=VALUE", context)
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@profiles.command("checklist")
+@click.argument("name")
+@click.option(
+    "--set", "given", multiple=True, metavar="NAME=VALUE", callback=_assignments, help="A parameter of the profile."
+)
+@click.option("--service", "services", multiple=True, help="Only what this service of the profile needs.")
+@click.option("--vip", default="", help="The address clients connect to.")
+@_json_option
+def profiles_checklist(name: str, given: dict[str, str], services: tuple[str, ...], vip: str, as_json: bool) -> None:
+    """Print what is to be done on the servers and in DNS, with your names filled in.
+
+    \b
+    Example:
+      mailbalancer profiles checklist exchange-2019 --set host=mail.example.com --vip 10.0.1.100
+    """
+    from dataclasses import asdict
+
+    from mailbalancer.admin import text
+    from mailbalancer.config.profiles import checklist, load_profile
+
+    profile = load_profile(name)
+    unknown = next((service for service in services if service not in profile.written.services), None)
+    if unknown is not None:
+        raise MailbalancerError(
+            f"profile {name} has no service {unknown!r}", f"it has: {', '.join(profile.written.services)}"
+        )
+    numbers = {key for key, parameter in profile.written.parameters.items() if parameter.type in ("port", "seconds")}
+    values = {key: _number(value) if key in numbers else value for key, value in given.items()}
+    items = checklist(profile, values, services, vip=vip)
+    if as_json:
+        return _print_json([asdict(item) for item in items])
+    return click.echo(text.checklist(items), nl=False)
+
+
+def _number(text: str) -> int | float | str:
+    """A decimal number; text that is none stays text, which the profile then refuses with its reason."""
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", text) else text
+
+
+@profiles.command("export")
+@_config_option
+@click.argument("service")
+def profiles_export(config: str, service: str) -> None:
+    """Turn a configured service into a profile, with names and addresses as parameters.
+
+    \b
+    Example:
+      mailbalancer profiles export owa > /etc/mailbalancer/profiles/owa.yaml
+    """
+    from mailbalancer.config.load import tree
+    from mailbalancer.config.profiles import export
+
+    click.echo(export(tree(config), service), nl=False)
 
 
 if __name__ == "__main__":

@@ -237,6 +237,146 @@ def test_the_control_socket_of_a_folder_is_an_error_with_its_cause(tmp_path: Pat
         cli.control_socket(str(tmp_path))
 
 
+VALID = """\
+version: 1
+real_servers: {ex1: 10.0.2.11, ex2: 10.0.2.12}
+services:
+  rpc: {mode: tcp, listen: 10.0.1.100:135, real_servers: [ex1, ex2], persist: {by: source, group: cas}}
+"""
+
+
+def test_check_of_a_valid_file_says_its_services(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(VALID)
+    answer = run("check", "f.yaml")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    lines = answer.stdout.splitlines()
+    assert lines[0] == "OK: f.yaml: 1 service, 2 real servers"
+    assert "rpc tcp 10.0.1.100:135 least_connections source, group cas tcp" in " ".join(lines[2].split())
+    assert run("check", MAILBALANCER_CONFIG="f.yaml").stdout == answer.stdout
+
+
+def test_check_warns_on_stderr(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(VALID.replace("ex2: 10.0.2.12}", "ex2: 10.0.2.12, ex3: 10.0.2.13}"))
+    answer = run("check", "f.yaml")
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("OK: ")
+    assert re.fullmatch(r"warning: .*ex3.*\n", answer.stderr)
+
+
+def test_check_prints_every_problem_with_its_place(run: Run, tmp_path: Path) -> None:
+    wrong = VALID.replace("mode: tcp", "mode: tcp, schedule: leastconn, idle_timeout_s: -1")
+    (tmp_path / "f.yaml").write_text(wrong)
+    answer = run("check", "f.yaml")
+    assert answer.returncode == 1
+    problems = answer.stdout.splitlines()
+    assert len(problems) == 2
+    assert problems[0].startswith("f.yaml:4: services.rpc.schedule: ")
+    assert "least_connections" in problems[0]
+    assert problems[1].startswith("f.yaml:4: services.rpc.idle_timeout_s: ")
+
+
+def test_run_with_a_wrong_file_says_so_and_exits(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(VALID.replace("10.0.2.11", "ex1.example.com"))
+    answer = run("run", "-c", "f.yaml")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert re.fullmatch(r"mailbalancer: f\.yaml:2: real_servers\.ex1.*\n", answer.stderr)
+    assert run("run", "-c", "absent.yaml").stderr.startswith("mailbalancer: absent.yaml")
+
+
+def test_schema_is_a_json_schema(run: Run) -> None:
+    answer = run("schema")
+    assert answer.returncode == 0
+    assert "services" in json.loads(answer.stdout)["properties"]
+
+
+PROFILE = """\
+profile: plain
+title: A plain one
+# a comment for people
+parameters:
+  host: {description: name that clients use, type: host, example: mail.example.com}
+  delay: {description: seconds, type: seconds, default: 5}
+services:
+  smtp: {mode: tcp, port: 25}
+  imap: {mode: tcp, port: 143}
+checklist:
+  - {title: Name, why: clients look it up, platform: dns, services: [smtp], commands: ["${host}. IN A ${vip}"]}
+  - {title: Wait, why: it takes a while, platform: exchange, services: [imap], commands: ["Start-Sleep ${delay}"]}
+"""
+
+
+@pytest.fixture
+def own_profiles(tmp_path: Path) -> dict[str, str]:
+    """The environment in which the profile `plain` is found."""
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "plain.yaml").write_text(PROFILE)
+    return {"MAILBALANCER_PROFILES": str(folder)}
+
+
+def test_profiles_list_and_show(run: Run, own_profiles: dict[str, str]) -> None:
+    listed = run("profiles", "list", **own_profiles)
+    assert any(line.split() == ["plain", "smtp,", "imap", "A", "plain", "one"] for line in listed.stdout.splitlines())
+    rows = json.loads(run("profiles", "list", "--json", **own_profiles).stdout)
+    assert "plain" in [row["profile"] for row in rows]
+    assert run("profiles", "show", "plain", **own_profiles).stdout == PROFILE
+    absent = run("profiles", "show", "plian", **own_profiles)
+    assert absent.returncode == 1
+    assert re.fullmatch(r"mailbalancer: .*plian.*plain.*\n", absent.stderr)
+
+
+def test_profiles_checklist_fills_in_names(run: Run, own_profiles: dict[str, str]) -> None:
+    command = ["profiles", "checklist", "plain", "--set", "host=mail.example.com"]
+    answer = run(*command, "--vip", "192.0.2.9", "--set", "delay=2.5", **own_profiles)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout == (
+        "1. Name (dns)\n   clients look it up\n     mail.example.com. IN A 192.0.2.9\n\n"
+        "2. Wait (exchange)\n   it takes a while\n     Start-Sleep 2.5\n"
+    )
+    only = json.loads(run(*command, "--service", "imap", "--json", **own_profiles).stdout)
+    assert [item["commands"] for item in only] == [["Start-Sleep 5"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 1, "host"),
+        (["--set", "host=a.example", "--set", "delay=soon"], 1, "delay: 'soon' is not a number"),
+        (["--set", "host=a.example", "--set", "hots=b"], 1, "hots"),
+        (["--set", "host=a.example", "--service", "pop3"], 1, "it has: smtp, imap"),
+        (["--set", "host"], 2, "write --set NAME=VALUE"),
+    ],
+)
+def test_profiles_checklist_refuses(
+    run: Run, own_profiles: dict[str, str], arguments: list[str], code: int, said: str
+) -> None:
+    answer = run("profiles", "checklist", "plain", *arguments, **own_profiles)
+    assert (answer.returncode, answer.stdout) == (code, "")
+    assert said in answer.stderr
+    assert code == 2 or answer.stderr.count("\n") == 1
+
+
+def test_profiles_export_gives_a_profile_back(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(VALID)
+    exported = run("profiles", "export", "rpc", "-c", "f.yaml")
+    assert exported.returncode == 0
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "rpc.yaml").write_text(exported.stdout)
+    assert "Service rpc" in run("profiles", "list", MAILBALANCER_PROFILES=str(folder)).stdout
+    absent = run("profiles", "export", "rcp", "-c", "f.yaml")
+    assert (absent.returncode, absent.stderr.count("\n")) == (1, 1)
+
+
+def test_smoke_of_a_service_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(VALID)
+    answer = run("smoke", "smtp", "-c", "f.yaml")
+    assert (answer.returncode, answer.stderr) == (
+        1,
+        "mailbalancer: there is no service 'smtp' in f.yaml; there are: rpc\n",
+    )
+
+
 def test_status_by_socket_by_configuration_and_by_environment(run: Run, stranger: Stranger, tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text(f"control_socket: {stranger.path}\nnot: [valid\n")
     by_socket = run("status", "--socket", stranger.path)
@@ -266,47 +406,39 @@ def test_status_without_unicode(run: Run, stranger: Stranger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "asked", "said"),
+    ("arguments", "asked"),
     [
-        (["reload"], {"command": "reload"}, "reloaded\n"),
-        (
-            ["drain", "smtp", "ex2"],
-            {"command": "drain", "real_server": "ex2", "service": "smtp"},
-            "ex2 in smtp: draining\n",
-        ),
-        (
-            ["drain", "ex2"],
-            {"command": "drain", "real_server": "ex2", "service": ""},
-            "ex2 in every service: draining\n",
-        ),
-        (
-            ["disable", "smtp", "ex2"],
-            {"command": "disable", "real_server": "ex2", "service": "smtp"},
-            "ex2 in smtp: disabled\n",
-        ),
-        (
-            ["enable", "ex2"],
-            {"command": "enable", "real_server": "ex2", "service": ""},
-            "ex2 in every service: enabled\n",
-        ),
-        (
-            ["persistence", "clear", "--group", "cas"],
-            {"command": "persistence_clear", "group": "cas", "key": ""},
-            "forgotten: every client in group cas\n",
-        ),
-        (
-            ["persistence", "clear", "--key", "192.0.2.1"],
-            {"command": "persistence_clear", "group": "", "key": "192.0.2.1"},
-            "forgotten: 192.0.2.1 in every group\n",
-        ),
+        (["drain", "smtp", "ex2"], {"command": "drain", "real_server": "ex2", "service": "smtp"}),
+        (["drain", "ex2"], {"command": "drain", "real_server": "ex2", "service": ""}),
+        (["disable", "smtp", "ex2"], {"command": "disable", "real_server": "ex2", "service": "smtp"}),
+        (["enable", "ex2"], {"command": "enable", "real_server": "ex2", "service": ""}),
     ],
 )
-def test_commands_ask_the_balancer(
-    run: Run, stranger: Stranger, arguments: list[str], asked: dict[str, str], said: str
+def test_operating_says_what_has_changed_and_warns(
+    run: Run, stranger: Stranger, arguments: list[str], asked: dict[str, str]
 ) -> None:
+    result = {"state": "draining", "members": ["smtp/ex2", "imap/ex2"], "warnings": ["imap: nobody is left\x1b[2J"]}
+    stranger.answers[arguments[0]] = {"ok": True, "result": result}
     answer = run(*arguments, "--socket", stranger.path)
-    assert (answer.returncode, answer.stdout, answer.stderr) == (0, said, "")
+    assert (answer.returncode, answer.stdout) == (0, "smtp/ex2: draining\nimap/ex2: draining\n")
+    assert answer.stderr == "warning: imap: nobody is left?[2J\n"
     assert stranger.asked == [asked]
+
+
+def test_reload_says_what_has_changed(run: Run, stranger: Stranger) -> None:
+    result = {"version": 2, "changes": ["smtp: ramp_s", "imap: new"], "warnings": ["workers: needs a restart"]}
+    stranger.answers["reload"] = {"ok": True, "result": result}
+    answer = run("reload", "--socket", stranger.path)
+    assert (answer.stdout, answer.stderr) == ("smtp: ramp_s\nimap: new\n", "warning: workers: needs a restart\n")
+    stranger.answers["reload"]["result"] = {"version": 2, "changes": [], "warnings": []}
+    assert run("reload", "--socket", stranger.path).stdout == "nothing has changed\n"
+
+
+def test_persistence_clear(run: Run, stranger: Stranger) -> None:
+    stranger.answers["persistence_clear"] = {"ok": True, "result": {"cleared": 3}}
+    answer = run("persistence", "clear", "--group", "cas", "--key", "192.0.2.1", "--socket", stranger.path)
+    assert (answer.returncode, answer.stdout) == (0, "3 forgotten\n")
+    assert stranger.asked == [{"command": "persistence_clear", "group": "cas", "key": "192.0.2.1"}]
 
 
 def test_a_refusal_is_one_line_and_nothing_of_it_is_obeyed(run: Run, stranger: Stranger) -> None:

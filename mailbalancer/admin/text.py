@@ -7,8 +7,9 @@ Refuses to know: how the facts were fetched, the terminal itself, and time. PURE
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -18,6 +19,9 @@ from rich.text import Text
 from mailbalancer.admin import words
 from mailbalancer.admin.words import Facts, Tone, plain
 from mailbalancer.model import Config
+
+if TYPE_CHECKING:
+    from mailbalancer.config.profiles import ChecklistItem
 
 _STYLES = {Tone.GOOD: "green", Tone.WARNING: "yellow", Tone.BAD: "bold red", Tone.QUIET: "dim"}
 _LEVEL_TONES = {"error": Tone.BAD, "warning": Tone.WARNING}
@@ -75,7 +79,7 @@ def sessions(result: Facts, *, wide: bool) -> RenderableType:
                 str(row["worker"]),
             ]
         table.add_row(*(Text(cell) for cell in cells))
-    return _with_more(table, result["more"], "; --limit N shows more")
+    return _with_more(table, result["more"])
 
 
 def persistence(result: Facts) -> RenderableType:
@@ -112,6 +116,29 @@ def configuration(config: Config) -> RenderableType:
             cells = (name, str(service.mode), listen, str(pool.schedule), persist, pool.check.type, members)
             table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
+
+
+def profiles(rows: Iterable[Facts]) -> RenderableType:
+    """Profiles and the services in them."""
+    table = _table("profile", "services", "title")
+    for row in rows:
+        cells = plain(row["profile"]), ", ".join(plain(name) for name in row["services"]), plain(row["title"])
+        table.add_row(*(Text(cell) for cell in cells))
+    return table if table.row_count else Text("no profiles were found")
+
+
+def checklist(items: Sequence[ChecklistItem]) -> str:
+    """Numbered things to do. Plain text and never folded: the commands are there to be copied."""
+    blocks = []
+    for number, item in enumerate(items, 1):
+        lines = [f"{number}. {plain(item.title)} ({item.platform})", *_paragraph(item.why)]
+        lines += [f"     {plain(line)}" for command in item.commands for line in command.split("\n") if line]
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks) or "nothing is to be done\n"
+
+
+def _paragraph(text: str) -> list[str]:
+    return [f"   {line}" for line in textwrap.wrap(plain(" ".join(text.split())), 100)]
 
 
 # ---------------------------------------------------------------- status
@@ -268,8 +295,8 @@ def _columns(table: Table, *headings: str) -> None:
         table.add_column(name, justify="right" if right else "left", no_wrap=bool(right), overflow="fold")
 
 
-def _with_more(table: Table, more: int, remedy: str = "") -> RenderableType:
-    return Group(table, Text(f"and {more} more{remedy}", style="dim")) if more else table
+def _with_more(table: Table, more: int) -> RenderableType:
+    return Group(table, Text(f"and {more} more; --limit N shows more", style="dim")) if more else table
 
 
 def _indented(part: RenderableType) -> Padding:

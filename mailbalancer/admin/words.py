@@ -97,7 +97,7 @@ def _ready(server: Facts) -> tuple[str, Tone]:
         limits.append(f"full at {count(server['max_sessions'], 'session')}")
     if limits:
         return ", ".join(limits), Tone.WARNING
-    return ("up", Tone.GOOD) if server["up"] else ("not checked yet", Tone.QUIET)
+    return ("up", Tone.GOOD) if server["up"] else ("not checked", Tone.QUIET)
 
 
 def _with_sessions(word: str, server: Facts) -> str:
@@ -138,7 +138,7 @@ def worker_troubles(worker: Facts) -> list[str]:
     troubles = []
     if not worker["alive"]:
         troubles.append(f"{who} is not running; it is being replaced")
-    elif worker["beat_age_s"] > 1.0:
+    elif (worker["beat_age_s"] or 0.0) > 1.0:  # none yet: it is just starting
         troubles.append(f"{who} has shown no heartbeat for {worker['beat_age_s']:.1f} s")
     if worker["paused"]:
         troubles.append(f"{who} accepts nothing: it has {worker['open_files']} files open; raise LimitNOFILE")

@@ -272,7 +272,7 @@ def test_persistence() -> None:
     page = [line.strip() for line in shown(text.persistence({"groups": groups})).splitlines()]
     assert page[0] == "cas  timeout 1:00:00"
     assert page[2].split() == ["192.0.2.1", "ex1", "0:59"]
-    assert page[3:] == ["and 3 more", "imap  timeout 1:00", "no clients remembered"]
+    assert page[3:] == ["and 3 more; --limit N shows more", "imap  timeout 1:00", "no clients remembered"]
     assert shown(text.persistence({"groups": []})) == "no service persists\n"
 
 

@@ -65,7 +65,7 @@ def test_span(seconds: float, said: str) -> None:
     ("changes", "said", "tone"),
     [
         ({}, "up", Tone.GOOD),
-        ({"up": None}, "not checked yet", Tone.QUIET),
+        ({"up": None}, "not checked", Tone.QUIET),
         ({"up": False, "last_flip": REFUSED}, "down: connection refused", Tone.BAD),
         ({"up": False, "last_flip": None, "check": FAILING}, "down: no banner", Tone.BAD),
         ({"up": False, "last_flip": REFUSED | {"up": True, "reason": "answers"}}, "down: no reason known", Tone.BAD),
@@ -105,6 +105,7 @@ def test_last_check() -> None:
     [
         ({}, []),
         ({"alive": False}, ["worker 2 (pid 99) is not running; it is being replaced"]),
+        ({"beat_age_s": None}, []),
         ({"beat_age_s": 1.3}, ["worker 2 (pid 99) has shown no heartbeat for 1.3 s"]),
         ({"paused": True}, ["worker 2 (pid 99) accepts nothing: it has 1000 files open; raise LimitNOFILE"]),
         ({"restarts": 1}, ["worker 2 (pid 99) has been replaced 1 time; the log says why"]),
