@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mailbalancer import config
+from mailbalancer.config.load import load
 from mailbalancer.control.supervisor import Supervisor
 from mailbalancer.ipc.board import Board
 from mailbalancer.log import Log
@@ -21,7 +21,7 @@ def run(config_path: Path) -> int:
     Raises:
         MailbalancerError: it cannot start.
     """
-    loaded = config.load(config_path)
+    loaded = load(config_path)
     log = Log(loaded.log)
     board = Board(loaded.workers, loaded.board_slots)
-    return Supervisor(config_path, loaded, board, log, worker.run, config.load).run()
+    return Supervisor(config_path, loaded, board, log, worker.run, load).run()

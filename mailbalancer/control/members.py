@@ -145,7 +145,7 @@ class Members:
             before, record.connects = record.connects, self._connects(record.slot)
             if record.connects != before and record.is_checked:
                 ok, failed = (new - old for new, old in zip(record.connects, before, strict=True))
-                if record.state.health.up is not None and ok + failed > 0:
+                if ok + failed > 0:
                     reason = "no connection to it"
                     self._happened(record, record.state.observe_traffic(max(ok, 0), max(failed, 0), reason, now))
 

@@ -18,11 +18,11 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
+from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
-from mailbalancer.control.changes import changes, needs_restart
+from mailbalancer.config.diff import diff
 from mailbalancer.control.checks.scheduler import Scheduler
 from mailbalancer.control.commands import Commands
 from mailbalancer.control.events import Events
@@ -37,7 +37,7 @@ from mailbalancer.control.slots import Slots
 from mailbalancer.control.state import StateFile
 from mailbalancer.control.status import Status
 from mailbalancer.control.workers import Worker, WorkerMain, Workers
-from mailbalancer.errors import ConfigError, ControlError, MailbalancerError
+from mailbalancer.errors import ConfigError, ControlError, MailbalancerError, PrivilegeError
 from mailbalancer.host.limits import raise_open_files
 from mailbalancer.host.privileges import become, own_directories
 from mailbalancer.ipc.board import Board
@@ -49,7 +49,7 @@ from mailbalancer.model import Config
 TICK_S = 0.2
 #: How often state is saved while it changes by itself (persistence).
 SAVE_S = 60.0
-#: Persistence entries that are saved; the youngest.
+#: Persistence entries that are saved: those that live longest.
 SAVED_BINDINGS = 100_000
 #: Workers end a moment after the deadline they were given; then they are ended.
 GRACE_S = 1.0
@@ -129,8 +129,12 @@ class Supervisor:
     def _take_privileges(self) -> None:
         config = self._config
         raise_open_files()
-        paths = [Path(name).parent for name in (config.control_socket, config.state_file) if name]
-        own_directories(paths, config.user)
+        own_directories([Path(config.control_socket).parent], config.user)
+        if config.state_file:
+            try:
+                own_directories([Path(config.state_file).parent], config.user)
+            except PrivilegeError as error:
+                self._events.warning(str(error))
         if become(config.user):
             self._log.info(f"running as user {config.user}")
         elif os.geteuid() == 0:
@@ -194,14 +198,15 @@ class Supervisor:
             MailbalancerError: it cannot be run; what ran before runs on unchanged.
         """
         async with self._reloading:
-            self._refuse_unless_ready()
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
+                self._refuse_unless_ready()
                 return await self._reload()
             except ConfigError as error:
                 for problem in error.problems:
                     self._log.error(problem)
-                self._events.error(f"{self._path} was not applied ({len(error.problems)} problems)")
+                count = len(error.problems)
+                self._events.error(f"{self._path} was not applied: {count} problem{'s' if count > 1 else ''}")
                 raise
             except MailbalancerError as error:
                 self._events.error(f"{self._path} was not applied: {error}")
@@ -212,7 +217,8 @@ class Supervisor:
     async def _reload(self) -> dict[str, Any]:
         before = self._config
         fresh = self._load(self._path)
-        later = needs_restart(before, fresh)
+        changes = diff(before, fresh)
+        later = [str(change) for change in changes if change.needs_restart]
         # what cannot change while we run stays as it was
         config = replace(
             fresh,
@@ -223,14 +229,14 @@ class Supervisor:
             user=before.user,
         )
         await self._rollout.apply(config)
-        changed = changes(before, config)
         self._applied(config)
         self._later = later
         for warning in later:
             self._events.warning(warning)
-        self._events.info(f"{self._path} applied: {'; '.join(changed) or 'nothing changed'}")
+        told = [str(change) for change in changes]
+        self._events.info(f"{self._path} applied: {'; '.join(told) or 'nothing changed'}")
         running = self._rollout.running
-        return {"version": running.version if running else 0, "changes": changed, "warnings": later}
+        return {"version": running.version if running else 0, "changes": told, "warnings": later}
 
     def _applied(self, config: Config) -> None:
         if config.log != self._config.log:
@@ -273,7 +279,7 @@ class Supervisor:
 
     def _save(self) -> None:
         now = time.monotonic()
-        bindings = islice(self._bindings.valid(now), SAVED_BINDINGS)
+        bindings = nlargest(SAVED_BINDINGS, self._bindings.valid(now), key=lambda binding: binding.expires_at)
         self._state_file.write(self._members.wanted(), self._members.not_ready(now), bindings)
 
     def _drop(self, slot: int, reason: str) -> None:

@@ -157,7 +157,8 @@ class Workers:
         ours, theirs = Channel.pair()
         try:
             pid = fork_worker(f"worker {worker.index}", theirs, self._log, lambda: self._run(worker.index, theirs))
-        except OSError as error:  # no memory, or too many processes: the next try may succeed
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:  # no memory, processes or descriptors: the next try may succeed
             ours.close()
             theirs.close()
             self._events.error(f"worker {worker.index} cannot be started: {error.strerror}")
@@ -165,7 +166,7 @@ class Workers:
             return
         theirs.close()
         worker.starts += 1
-        worker.life = life = Life(pid, os.pidfd_open(pid), ours, Pulse(pid, time.monotonic()))
+        worker.life = life = Life(pid, pidfd, ours, Pulse(pid, time.monotonic()))
         self._loop.add_reader(life.pidfd, self._reap, worker, life)
         self._loop.add_reader(ours.fileno(), self._receive, worker, life)
         self.on_start(worker)
@@ -230,6 +231,8 @@ class Workers:
             life.unanswered = max(0, life.unanswered - 1)
             life.error = str(message.error)
             life.configured = life.configured or not life.error
+            if life.error:
+                self._events.error(f"worker {worker.index} cannot run the configuration: {life.error}")
             self.on_change()
         else:
             self.on_message(worker, message)

@@ -52,7 +52,7 @@ def become(user: str) -> bool:
         os.setgroups(os.getgrouplist(entry.pw_name, entry.pw_gid))
         os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-        _set_capabilities(1 << CAP_NET_BIND_SERVICE)
+        _set_capabilities(1 << CAP_NET_BIND_SERVICE & _permitted())  # a container may not have it: ports say so
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise PrivilegeError(
@@ -93,12 +93,11 @@ def drop_everything() -> None:
     _set_capabilities(0)
 
 
-def capabilities() -> int:
-    """The effective set of this process as bits."""
+def _permitted() -> int:
     data = (_CapData * 2)()
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)
     _checked(_libc.capget(ctypes.byref(header), data))
-    return int(data[0].effective) | int(data[1].effective) << 32
+    return int(data[0].permitted) | int(data[1].permitted) << 32
 
 
 def _look_up(user: str) -> pwd.struct_passwd:
