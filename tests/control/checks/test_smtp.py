@@ -7,8 +7,9 @@ from aiosmtpd.smtp import SMTP
 
 from mailbalancer.balance.health import Result, Verdict
 from mailbalancer.control.checks.run import run_check
-from mailbalancer.model import Check, SmtpCheck, Verify
+from mailbalancer.model import Check, Endpoint, SmtpCheck, Verify
 
+PLAIN = SmtpCheck()
 BANNER = b"220-mail.example.com ESMTP\r\n220 welcome\r\n"
 ANSWERS = {
     "EHLO": b"250-mail.example.com\r\n250-SIZE 37748736\r\n250 STARTTLS\r\n",
@@ -21,11 +22,11 @@ ANSWERS = {
 ENVELOPE = SmtpCheck(mail_from="<>", rcpt_to="postmaster@example.com")
 
 
-def check(options: SmtpCheck = SmtpCheck(), timeout_s: float = 10.0, proxy_header: str = "") -> Check:
+def check(options: SmtpCheck = PLAIN, timeout_s: float = 10.0, proxy_header: str = "") -> Check:
     return Check(type="smtp", options=options, timeout_s=timeout_s, proxy_header=proxy_header)
 
 
-def talk_to(peers, greeting=BANNER, answers=(), options=SmtpCheck(), **more) -> tuple[Result, list[str]]:
+def talk_to(peers, greeting=BANNER, answers=(), options=PLAIN, **more) -> tuple[Result, list[str]]:
     async def main():
         async with peers.script(greeting, {**ANSWERS, **dict(answers)}, **more) as server:
             result = await run_check(check(options), server.endpoint)
@@ -57,8 +58,6 @@ def test_real_server():
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: SMTP(Nobody(), hostname="mx", loop=loop), "127.0.0.1", 0)
         async with server:
-            from mailbalancer.model import Endpoint
-
             endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
             return await run_check(check(ENVELOPE), endpoint)
 
