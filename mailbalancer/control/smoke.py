@@ -12,8 +12,10 @@ import asyncio
 import ipaddress
 import re
 import textwrap
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from itertools import zip_longest
 
 from mailbalancer.control.checks import dns, http, imap, pop3, smtp, tcp, tls
@@ -354,8 +356,7 @@ def _render_comparison(service: str, each: Comparison) -> list[str]:
 def _side_by_side(through: Dialogue, direct: Dialogue) -> list[str]:
     column = (WIDTH - 3) // 2
     rows = [_row(through.title, direct.title, column, " "), "-" * (2 * column + 3)]
-    nothing: list[Spoken] = []
-    for left, right in zip_longest(_blocks(through), _blocks(direct), fillvalue=nothing):
+    for left, right in _aligned(_blocks(through), _blocks(direct)):
         for ours, theirs in zip_longest(left, right):
             rows += _pair(ours, theirs, column)
     if through.problem or direct.problem:
@@ -369,13 +370,35 @@ def _end(talk: Dialogue) -> str:
 
 
 def _blocks(talk: Dialogue) -> list[list[Spoken]]:
-    """The lines, cut before each one of ours, so that the same question stands on the same row on both sides."""
+    """The lines, cut before each of our questions."""
     blocks: list[list[Spoken]] = [[]]
     for line in talk.lines:
         if line.direction == ">" and any(spoken.direction != ">" for spoken in blocks[-1]):
             blocks.append([])
         blocks[-1].append(line)
     return blocks
+
+
+def _aligned(left: list[list[Spoken]], right: list[list[Spoken]]) -> Iterator[tuple[list[Spoken], list[Spoken]]]:
+    """Pairs of blocks such that the same question stands on the same row; one asked on one side only stands alone."""
+    steps = SequenceMatcher(None, _questions(left), _questions(right), autojunk=False).get_opcodes()
+    for tag, left_from, left_to, right_from, right_to in steps:
+        if tag == "equal":
+            yield from zip(left[left_from:left_to], right[right_from:right_to], strict=True)
+            continue
+        yield from ((block, []) for block in left[left_from:left_to])
+        yield from (([], block) for block in right[right_from:right_to])
+
+
+def _questions(blocks: list[list[Spoken]]) -> list[tuple[str, int]]:
+    """What each block asks and for which time: the second EHLO, inside TLS, is not the first."""
+    asked: Counter[str] = Counter()
+    found = []
+    for block in blocks:
+        text = block[0].text if block and block[0].direction == ">" else ""
+        asked[text] += 1
+        found.append((text, asked[text]))
+    return found
 
 
 def _pair(ours: Spoken | None, theirs: Spoken | None, column: int) -> list[str]:
