@@ -119,6 +119,7 @@ def _mailbalancer(order: Order, port: int, home: Path) -> list[str]:
     config = {
         "version": 1,
         "workers": order.workers,
+        "user": "",
         "control_socket": str(home / "control"),
         "state_file": str(home / "state.json"),
         "log": {"sessions": False, "level": "warning"},

@@ -196,7 +196,7 @@ class Balancer:
         if isinstance(config, str):
             added = {key: value for key, value in own.items() if f"{key}:" not in config}
             return config + ("\n" if added else "") + "".join(f"{k}: {v}\n" for k, v in added.items())
-        return yaml.safe_dump({"version": 1, "workers": 2, **own, **config}, sort_keys=False)
+        return yaml.safe_dump({"version": 1, "workers": 2, "user": "", **own, **config}, sort_keys=False)
 
     def _ready(self) -> bool:
         assert self._process is not None
