@@ -215,6 +215,27 @@ def test_a_dripping_server_runs_out_of_time():
     assert report.comparisons[0].through.problem.startswith("banner not complete within 0.2 s, so far '22")
 
 
+def test_nothing_is_said_after_a_handshake_that_failed():
+    async def make(stack):
+        async def handle(reader, writer):
+            writer.write(b"220 mx\r\n")
+            await reader.readline()
+            writer.write(b"250-mx\r\n250 STARTTLS\r\n")
+            await reader.readline()
+            writer.write(b"220 go\r\n")
+            await reader.read(5)
+            writer.write(b"this is no TLS\r\n")
+            await reader.read()
+            writer.close()
+
+        endpoint = await line_server(stack, handle)
+        return service(endpoint, endpoint)
+
+    through = report_of(make).comparisons[0].through
+    assert through.problem == "the server answers the TLS handshake with something that is not TLS"
+    assert said(through) == ["EHLO mailbalancer.invalid", "STARTTLS"]
+
+
 def test_the_proxy_header_is_sent_where_it_is_wanted():
     first_bytes: dict[str, bytes] = {}
 

@@ -159,7 +159,7 @@ class Conversation:
         """
         if self._in:
             raise Failed(f"plain text followed the consent to TLS, before the handshake: '{shown(self._in)}'")
-        farewell, self.farewell = self.farewell, b""  # nothing in plain text from here on
+        farewell, self.farewell = self.farewell, b""  # nothing can be said before the handshake is done
         self.waiting_for = "TLS handshake"
         self._tls = self._tls_object(Verify(kind="none", name=verify.name) if self._look_only else verify)
         await self._handshake(self._tls)
