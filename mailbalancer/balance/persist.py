@@ -214,4 +214,4 @@ def select(
     if isinstance(outcome, Refusal):
         return outcome, False
     table.bind(key, outcome.member.name, now)
-    return outcome, bound is not None and bound != outcome.member.name
+    return outcome, bound is not None

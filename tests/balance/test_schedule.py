@@ -98,6 +98,14 @@ class TestRoundRobin:
         assert [turn(schedule, steady), turn(schedule, with_ramping), turn(schedule, steady)] == ["ex2", "ex1", "ex3"]
         assert turn(schedule, steady) == "ex2"
 
+    def test_sessions_of_a_ramp_are_no_debt_afterwards(self):
+        schedule, given = RoundRobin(zero), candidates(1, 1, 1)
+        for _ in range(100):
+            turn(schedule, candidates(1, 1, 1, ramped=[0.5, 1.0, 1.0]))
+            turn(schedule, given[1:])
+        got = Counter(turn(schedule, given) for _ in range(30))
+        assert abs(got["ex1"] - 10) <= 1
+
 
 class TestLeastConnections:
     @pytest.mark.parametrize(
