@@ -170,6 +170,6 @@ def unpack_up(data: bytes) -> Up:
     try:
         fields = json.loads(data)
         message: Up = _UP[fields.pop("type")](**fields)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a message: {data[:80]!r}") from error
     return message
