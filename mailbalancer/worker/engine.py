@@ -7,6 +7,8 @@ Refuses to know: protocols and services.
 from __future__ import annotations
 
 import asyncio
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailbalancer.ipc.board import COUNT, Beat, Board, Count
@@ -36,7 +38,7 @@ class Engine:
         self.ints = board.ints
         self.log = log
         self.loop = loop
-        self.reactor = Reactor(loop)
+        self.reactor = Reactor(loop, self.fault)
         self.wheel: Wheel[Session] = Wheel(self.reactor.now)
         self.view = BoardView(board, index)
         self.max_files = max_files
@@ -59,6 +61,22 @@ class Engine:
     def has_descriptors(self) -> bool:
         """Whether one more session fits under the process's limit."""
         return self.open_files + PER_SESSION <= self.max_files
+
+    def fault(self, fd: int, error: Exception) -> None:
+        """A handler of this descriptor raised: a mistake of ours. Its session ends, no other one notices."""
+        self.session_fault(next((s for s in self.sessions if s.owns(fd)), None), error)
+
+    def session_fault(self, session: Session | None, error: Exception) -> None:
+        """Say where it happened, and end the session if it is known which."""
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        self.log.error(
+            "internal error, please report it",
+            error=f"{type(error).__name__}: {error}",
+            at=f"{Path(where.filename).name}:{where.lineno} {where.name}",
+            worker=self.index,
+        )
+        if session is not None:
+            session.end("internal_error", reset=True)
 
     def note_open_files(self) -> None:
         self.ints[self._open_files_cell] = self.open_files

@@ -90,15 +90,18 @@ class Flow:
         self.over = False
         self.bytes = 0
 
-    def prepend(self, data: bytes) -> None:
-        """Bytes that go before what the source still holds: a PROXY header, or what had to be looked at first."""
-        self._pending = data if self._pending is None else self._pending + data
-        self.blocked = True
+    def push(self, data: bytes, header: bytes = b"") -> None:
+        """Send what was read from the source elsewhere, because it had to be looked at first; nothing more is read.
 
-    def count(self, size: int) -> None:
-        """Count bytes of the source that did not come through `pump`."""
+        Args:
+            header: goes before it and is no byte of the source: a PROXY header.
+        """
+        size = len(data)
         self.bytes += size
         self._ints[self._cell] += size
+        data = header + data
+        self._pending = data if self._pending is None else self._pending + data
+        self.blocked = not self._flush()
 
     def pump(self) -> None:
         """Move what can be moved now."""
@@ -147,7 +150,7 @@ class Flow:
                 if self._pipe is not None:
                     self._pump_pipe()
                     return
-        self._reactor.again(self.pump)
+        self._reactor.again(self._source.fileno(), self.pump)
 
     def rest(self) -> None:
         """Nothing has moved for a while: give an empty pipe back."""
@@ -211,7 +214,7 @@ class Flow:
                 self._owner.flow_broke(self, False, error)
                 return
         self.blocked = False
-        self._reactor.again(self.pump)
+        self._reactor.again(self._source.fileno(), self.pump)
 
     def _end(self) -> None:
         """End of file at the source, everything handed on: pass the half-close on."""

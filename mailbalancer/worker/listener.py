@@ -16,7 +16,8 @@ from mailbalancer.worker.service import Service
 from mailbalancer.worker.session import Session
 
 ACCEPTS_PER_TURN = 64
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+#: accept(2) failed for want of something on this machine, or because the socket does not listen any more.
+_NOT_THE_CLIENTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EBADF)
 
 
 class Listener:
@@ -44,12 +45,15 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
+                if error.errno in _NOT_THE_CLIENTS:
                     self._pause()
                     return
                 continue  # the client went away between its handshake and this call (accept(2), ECONNABORTED)
             sock.setblocking(False)
-            Session(engine, service, self.endpoint, sock, peer[0], peer[1])
+            try:
+                Session(engine, service, self.endpoint, sock, peer[0], peer[1])
+            except Exception as error:
+                engine.fault(sock.fileno(), error)
 
     def _pause(self) -> None:
         """Look away until `resume`: a level-triggered listener that is not emptied would spin."""

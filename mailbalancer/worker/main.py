@@ -7,7 +7,6 @@ Refuses to know: the configuration file, checks, and other workers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 import signal
@@ -90,8 +89,23 @@ class Worker:
         engine = self._engine
         now = engine.reactor.now = time.monotonic()
         self._board.floats[self._board.beat(self._index, Beat.AT)] = now
+        try:
+            self._do_what_is_due(now)
+        except Exception as error:  # a worker without a heartbeat is replaced, and every session with it
+            engine.session_fault(None, error)
+        self._log.flush()
+        if self._stop_at is not None and (not engine.sessions or now >= self._stop_at):
+            self._end()
+        else:
+            self._loop.call_later(BEAT_S, self._beat)
+
+    def _do_what_is_due(self, now: float) -> None:
+        engine = self._engine
         for session in engine.wheel.due(now):
-            session.due(now)
+            try:
+                session.due(now)
+            except Exception as error:
+                engine.session_fault(session, error)
         for service in self._services.values():
             service.serve_queue()
         if now >= self._slow_at:
@@ -99,11 +113,6 @@ class Worker:
             self._housekeeping(now)
         self._resume_listeners()
         engine.note_open_files()
-        self._log.flush()
-        if self._stop_at is not None and (not engine.sessions or now >= self._stop_at):
-            self._end()
-        else:
-            self._loop.call_later(BEAT_S, self._beat)
 
     def _housekeeping(self, now: float) -> None:
         for service in self._services.values():
@@ -137,7 +146,10 @@ class Worker:
             self._orphaned()
             return
         for payload, fds in frames:
-            self._obey(unpack_down(payload), fds)
+            try:
+                self._obey(unpack_down(payload), fds)
+            except Exception as error:
+                self._engine.session_fault(None, error)
 
     def _tell(self, message: Up) -> None:
         try:
@@ -149,16 +161,23 @@ class Worker:
             self._loop.add_writer(self._channel.fileno(), self._write)
 
     def _write(self) -> None:
-        with contextlib.suppress(ChannelClosed):
+        closed = False
+        try:
             self._channel.flush()
-        if not self._channel.wants_write:
+        except ChannelClosed:
+            closed = True  # it would be writable for ever; that it is closed is the reader's to find
+        if closed or not self._channel.wants_write:
             self._writing = False
             self._loop.remove_writer(self._channel.fileno())
 
     def _obey(self, message: Down, fds: list[int]) -> None:
         match message:
             case Configure():
-                self._configure(message, fds)
+                try:
+                    self._configure(message, fds)
+                except Exception as error:
+                    self._tell(Configured(message.version, error=f"{type(error).__name__}: {error}"))
+                    raise
             case Bind(binding):
                 table = self._tables.get(binding.group)
                 if table is not None:
@@ -169,7 +188,7 @@ class Worker:
                         table.forget(key)
             case DropSessions(slot, reason):
                 for session in [s for s in self._engine.sessions if s.slot == slot]:
-                    session.end(reason)
+                    session.end(reason, reset=True)
             case ListSessions(ask, service, limit):
                 found = [s for s in self._engine.sessions if service in ("", s.service.name)]
                 facts = [s.facts() for s in found[:limit]]
@@ -251,7 +270,7 @@ class Worker:
     def _end(self) -> None:
         left = len(self._engine.sessions)
         for session in list(self._engine.sessions):
-            session.end("stopped")
+            session.end("stopped", reset=True)
         self._tell(Stopped(left))
         self._loop.stop()
 

@@ -21,24 +21,32 @@ READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 #: The peer has closed, or the connection broke: what is left to read must be read to the end, no edge comes after it.
 HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 FAILED = select.EPOLLHUP | select.EPOLLERR
+#: The connection broke (RST, or the network said so). FAILED without it is a connection that both sides have ended.
+BROKEN = select.EPOLLERR
+#: "There may be something to read", to be said to a handler in place of an edge that has gone by. Not READ, which
+#: would tell it of an end and a break that nobody has seen.
+INPUT = select.EPOLLIN
 WRITE = select.EPOLLOUT
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 #: Events handled before the loop's timers and the control channel get their turn.
 BATCH = 256
 
 Handler = Callable[[int], None]
+Fault = Callable[[int, Exception], None]
 
 
 class Reactor:
     """Delivers readiness to handlers. `now` is the monotonic time of the present turn: one clock call a turn."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, fault: Fault) -> None:
+        """`fault` is told of a handler that raised, with its descriptor; the others of the batch are still served."""
         self.now = time.monotonic()
         self.handlers: dict[int, Handler] = {}
         self._loop = loop
+        self._fault = fault
         self._epoll = select.epoll()
         self._closing: list[socket.socket] = []
-        self._again: list[Callable[[], None]] = []
+        self._again: list[tuple[int, Callable[[], None]]] = []
         self._turning = False
         loop.add_reader(self._epoll.fileno(), self._turn)
 
@@ -79,18 +87,21 @@ class Reactor:
         else:
             sock.close()
 
-    def again(self, work: Callable[[], None]) -> None:
-        """Go on with this in the next turn: a flow that has had its share of this one."""
+    def again(self, fd: int, work: Callable[[], None]) -> None:
+        """Go on with this descriptor's work in the next turn: a flow that has had its share of this one."""
         if not self._again:
             self._loop.call_soon(self._run_again)
-        self._again.append(work)
+        self._again.append((fd, work))
 
     def _run_again(self) -> None:
         work, self._again = self._again, []
         self.now = time.monotonic()
         self._turning = True
-        for go_on in work:
-            go_on()
+        for fd, go_on in work:
+            try:
+                go_on()
+            except Exception as error:
+                self._fault(fd, error)
         self._close_all()
 
     def _turn(self) -> None:
@@ -100,7 +111,10 @@ class Reactor:
         for fd, events in self._epoll.poll(0, BATCH):
             handler = handlers.get(fd)
             if handler is not None:
-                handler(events)
+                try:
+                    handler(events)
+                except Exception as error:  # edges do not come twice: the rest of the batch must not be lost
+                    self._fault(fd, error)
         self._close_all()
 
     def _close_all(self) -> None:

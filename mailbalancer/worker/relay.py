@@ -7,13 +7,14 @@ Refuses to know: why these two sockets belong together, and what is done at the 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from typing import Protocol
 
 from mailbalancer.ipc.board import Count
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.flow import Flow
-from mailbalancer.worker.reactor import HANGUP, READ, WRITE
+from mailbalancer.worker.reactor import BROKEN, HANGUP, READ, WRITE
 
 
 class Owner(Protocol):
@@ -47,24 +48,35 @@ class Relay:
     def on_client(self, events: int) -> None:
         self.active_at = self._engine.reactor.now
         up = self.up
-        if events & READ:
-            if events & HANGUP:
-                up.hangup = True
-            if not up.blocked:
-                up.pump()
+        if events & HANGUP:
+            self._hung_up("client", up, events)
+        elif events & READ and not up.blocked:
+            up.pump()
         if events & WRITE and self.down.blocked:
             self.down.pump()
 
     def on_server(self, events: int) -> None:
         self.active_at = self._engine.reactor.now
         down = self.down
-        if events & READ:
-            if events & HANGUP:
-                down.hangup = True
-            if not down.blocked:
-                down.pump()
+        if events & HANGUP:
+            self._hung_up("server", down, events)
+        elif events & READ and not down.blocked:
+            down.pump()
         if events & WRITE and self.up.blocked:
             self.up.pump()
+
+    def _hung_up(self, side: str, flow: Flow, events: int) -> None:
+        """This side has closed or broken: read it to the end.
+
+        A break is found by reading. Where nothing is read, because the end was read before or the other side takes no
+        more, the event is all there will ever be: without it the other side would learn of the break at the idle
+        timeout.
+        """
+        flow.hangup = True
+        if not flow.blocked:
+            flow.pump()
+        if events & BROKEN and (flow.blocked or flow.over):
+            self.failed(side, ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     def rest(self) -> None:
         """Nothing has moved for a while."""

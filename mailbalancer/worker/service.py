@@ -173,8 +173,8 @@ class Service:
         """A session is over; somebody who waits may have its place."""
         engine = self._engine
         engine.ints[self._sessions_cell] -= 1
-        if waiting and self._queue.remove(session):
-            engine.ints[self._queued_cell] -= 1
+        if waiting:
+            self._unqueue(session)
         if session.held_table is not None:
             session.held_table.closed(session.held_key, engine.reactor.now)
             if self._sources is not None and session.held_key == session.address:
@@ -266,7 +266,16 @@ class Service:
         if self._serving:  # a session that ends while it is served comes back here
             return
         self._serving = True
-        while (session := self._queue.first()) is not None and session.choose_again():
-            if self._queue.remove(session):
-                self._engine.ints[self._queued_cell] -= 1
-        self._serving = False
+        try:
+            while (session := self._queue.first()) is not None:
+                choice = self.choose(session)
+                if choice is Refusal.ALL_FULL:
+                    break
+                self._unqueue(session)  # first: when its connect fails at once it may have to wait again
+                session.leave_queue(choice)
+        finally:
+            self._serving = False
+
+    def _unqueue(self, session: Session) -> None:
+        if self._queue.remove(session):
+            self._engine.ints[self._queued_cell] -= 1

@@ -9,6 +9,7 @@ A session is callbacks and slots, not a task: ten thousand idle ones cost memory
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -22,7 +23,7 @@ from mailbalancer.ipc.board import Count
 from mailbalancer.model import Endpoint
 from mailbalancer.wire import client_hello, proxy_header, server_hello
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.reactor import FAILED, HANGUP, READ, WRITE
+from mailbalancer.worker.reactor import FAILED, HANGUP, INPUT, READ, WRITE
 from mailbalancer.worker.relay import Relay
 from mailbalancer.worker.service import Service, Target
 
@@ -55,10 +56,12 @@ class Session:
     __slots__ = (
         "_client",
         "_client_events",
+        "_destination",
         "_early",
         "_engine",
         "_relay",
         "_server",
+        "_vouched_for",
         "_wheel_key",
         "address",
         "endpoint",
@@ -87,6 +90,10 @@ class Session:
         self._client_events = 0
         self._early: bytes = b""
         self._relay: Relay | None = None
+        self._destination: Endpoint | None = None  # where a PROXY header says that the client had connected to
+        self._vouched_for = service.trusts_header_from(address)  # the peer is a proxy that tells us who the client is
+        self._wheel_key = 0
+        self.stage = Stage.WAITING
         self.service = service
         self.endpoint = endpoint
         self.address = address
@@ -103,18 +110,17 @@ class Session:
         self.held_key = ""
         now = engine.reactor.now
         self.started_at = now
+        engine.reactor.watch(client, self._on_client_early)
         engine.sessions.add(self)
         service.opened()
-        engine.reactor.watch(client, self._on_client_early)
         config = service.config
-        if service.trusts_header_from(address):
+        if self._vouched_for:
             self.stage = Stage.PROXY_HEADER
             self._wheel_key = engine.wheel.add(self, now + config.proxy_protocol.header_timeout_s)
         elif service.is_tls:
             self.stage = Stage.CLIENT_HELLO
             self._wheel_key = engine.wheel.add(self, now + HELLO_TIMEOUT_S)
         else:
-            self.stage = Stage.WAITING
             self._wheel_key = engine.wheel.add(self, now + config.connect_timeout_s)
             self._admit()
 
@@ -126,8 +132,17 @@ class Session:
             self._read_early()
         elif events & FAILED:
             self.end("client_reset")
+        elif events & HANGUP and self.stage == Stage.WAITING and self._has_left():
+            self.end("client_closed")
         else:
             self._client_events |= events
+
+    def _has_left(self) -> bool:
+        """Whether a client in the queue has closed without a word. One that has said something may want the answer."""
+        try:
+            return not self._early and not self._client.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def _read_early(self) -> None:
         while self.stage <= Stage.CLIENT_HELLO:
@@ -146,7 +161,7 @@ class Session:
                 self._take_proxy_header()
             if self.stage == Stage.CLIENT_HELLO and self._early:
                 self._take_client_hello()
-        self._client_events |= READ  # there may be more in the kernel, and no edge will come for it
+        self._client_events |= INPUT  # there may be more in the kernel, and no edge will come for it
 
     def _take_proxy_header(self) -> None:
         try:
@@ -160,6 +175,7 @@ class Session:
         self._early = self._early[header.length :]
         if header.source is not None:
             self.address, self.port = header.source.host, header.source.port
+            self._destination = header.destination
         engine = self._engine
         engine.wheel.remove(self, self._wheel_key)
         if self.service.is_tls:
@@ -181,7 +197,8 @@ class Session:
         self.sni = hello.sni
         route = self.service.route_for(hello.sni)
         if route is None:
-            self._client.send(_UNRECOGNIZED_NAME)  # seven bytes into an empty socket buffer
+            with contextlib.suppress(OSError):  # it may have gone by now
+                self._client.send(_UNRECOGNIZED_NAME)  # seven bytes into an empty socket buffer
             self.end("unknown_sni")
             return
         self.route = route
@@ -211,16 +228,10 @@ class Session:
         else:
             self._take(choice)
 
-    def choose_again(self) -> bool:
-        """From the queue. False: still full."""
-        choice = self.service.choose(self)
-        if choice is Refusal.ALL_FULL:
-            return False
-        engine = self._engine
-        engine.wheel.remove(self, self._wheel_key)
-        self._wheel_key = engine.wheel.add(self, engine.reactor.now + self.service.config.connect_timeout_s)
+    def leave_queue(self, choice: Target | Refusal) -> None:
+        """The wait is over, with or without a server."""
+        self.wait_until(self._engine.reactor.now + self.service.config.connect_timeout_s)
         self._take(choice)
-        return True
 
     def _take(self, choice: Target | Refusal) -> None:
         if isinstance(choice, Refusal):
@@ -236,9 +247,7 @@ class Session:
         try:
             server = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            self._give_up_target()
-            self.last_failure = f"no socket: {error.strerror}"
-            self.end("out_of_descriptors", reset=True)
+            self._connect_failed(error.errno or errno.ENOBUFS)
             return
         self._server = server
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -266,12 +275,12 @@ class Session:
             self.end("local_failure", reset=True)
             return
         engine.ints[engine.cell(target.slot, Count.CONNECT_FAILED)] += 1
-        engine.ints[engine.cell(self.service.slot, Count.RETRIED)] += 1
         self.tried += (target.name,)
         self.stage = Stage.WAITING
-        engine.wheel.remove(self, self._wheel_key)
-        self._wheel_key = engine.wheel.add(self, engine.reactor.now + self.service.config.connect_timeout_s)
+        self.wait_until(engine.reactor.now + self.service.config.connect_timeout_s)
         self.choose()
+        if self.stage != Stage.OVER:  # another server has it now, or will: nobody was turned away for this failure
+            engine.ints[engine.cell(target.slot, Count.RETRIED)] += 1
 
     def _give_up_target(self) -> None:
         """This session is not on its server any more (it was counted there from the moment of selection)."""
@@ -288,18 +297,18 @@ class Session:
         assert target is not None
         engine.ints[engine.cell(target.slot, Count.CONNECT_OK)] += 1
         self.stage = Stage.RELAYING
+        if service.config.idle_timeout_s < service.config.connect_timeout_s:  # or it would be noticed too late
+            self.wait_until(engine.reactor.now + service.config.idle_timeout_s)
         relay = self._relay = Relay(engine, self, self._client, server, service.buffer, target.slot)
         handlers, client_fd, server_fd = engine.reactor.handlers, self._client.fileno(), server.fileno()
         learns = service.learns_tls_session(self)
         handlers[server_fd] = partial(self._on_server_hello, relay) if learns else relay.on_server
-        known = service.is_tls or service.trusts_headers
-        handlers[client_fd] = relay.on_client if known else partial(self._on_client_first, relay)
-        first = service.header_for(self) + self._early
-        if first:
-            relay.up.count(len(self._early))
+        looked_at = service.is_tls or self._vouched_for
+        handlers[client_fd] = relay.on_client if looked_at else partial(self._on_client_first, relay)
+        header, early = service.header_for(self), self._early
+        if header or early:
             self._early = b""
-            relay.up.prepend(first)
-            relay.up.pump()
+            relay.up.push(early, header)
         if self._client_events & READ and self.stage == Stage.RELAYING:
             handlers[client_fd](self._client_events)
         if events & READ and self.stage == Stage.RELAYING:
@@ -308,55 +317,67 @@ class Session:
     # ------------------------------------------------------------ the first bytes of either side
 
     def _on_client_first(self, relay: Relay, events: int) -> None:
-        """The client's first bytes in a service that believes no PROXY header: one that starts here is a forgery."""
-        try:
-            data = self._client.recv(_EARLY_BYTES)
-        except BlockingIOError:
-            if events & WRITE and relay.down.blocked:
-                relay.down.pump()
-            return
-        except OSError as error:
-            relay.failed("client", error)
-            return
-        relay.active_at = self._engine.reactor.now
-        early = self._early + data
-        verdict = proxy_header.looks_like(early)
-        if verdict:
-            self.note("the client is not in proxy_protocol.accept_from")
-            self.end("spoofed_proxy_header", reset=True)
-            return
-        if verdict is None and data:
+        """The first bytes of a client that nobody vouches for: a PROXY header here is a forgery."""
+        data = b"-"
+        while data:
+            try:
+                data = self._client.recv(_EARLY_BYTES)
+            except BlockingIOError:
+                if events & WRITE and relay.down.blocked:
+                    relay.down.pump()
+                return
+            except OSError as error:
+                relay.failed("client", error)
+                return
+            early = self._early + data
+            verdict = proxy_header.looks_like(early)
+            if verdict:
+                self.note("the client is not in proxy_protocol.accept_from")
+                self.end("spoofed_proxy_header", reset=True)
+                return
+            if verdict is not None:
+                break
             self._early = early
-            return
+        relay.active_at = self._engine.reactor.now
         self._early = b""
         self._engine.reactor.handlers[self._client.fileno()] = relay.on_client
         if early:
-            relay.up.count(len(early))
-            relay.up.prepend(early)
-            relay.up.pump()
-        if self.stage == Stage.RELAYING:
-            relay.on_client(events | READ | (0 if data else HANGUP))
+            relay.up.push(early)
+        if self.stage != Stage.RELAYING:
+            return
+        if events & HANGUP or len(data) in (0, _EARLY_BYTES):
+            relay.on_client(events | INPUT)
+        elif events & WRITE and relay.down.blocked:  # the client has been read empty, so only this half is left to do
+            relay.down.pump()
 
     def _on_server_hello(self, relay: Relay, events: int) -> None:
         """The first flight of a TLS server: learn the session id while the bytes go on."""
         assert self._server is not None
-        try:
-            data = self._server.recv(_EARLY_BYTES)
-        except OSError:
-            data = b""  # nothing yet, or broken: the flow finds out which
-        if data:
+        relay.active_at = self._engine.reactor.now
+        learned: bytes | None = None
+        while learned is None:
+            try:
+                data = self._server.recv(_EARLY_BYTES)
+            except BlockingIOError:
+                if events & WRITE and relay.up.blocked:
+                    relay.up.pump()
+                return
+            except OSError as error:
+                relay.failed("server", error)
+                return
             self._early += data
             learned = server_hello.session_id(self._early)
-            if learned:
-                self.service.bind_tls_session(self, learned.hex())
-            if learned is not None or len(self._early) >= _EARLY_BYTES:
-                self._early = b""
-                self._engine.reactor.handlers[self._server.fileno()] = relay.on_server
-            relay.down.count(len(data))
-            relay.down.prepend(data)
-            relay.down.pump()
-        if self.stage == Stage.RELAYING and not self._early:
-            relay.on_server(events)
+            if not data or len(self._early) >= _EARLY_BYTES:
+                learned = learned or b""
+            if data:
+                relay.down.push(data)
+                if self.stage != Stage.RELAYING:
+                    return
+        if learned:
+            self.service.bind_tls_session(self, learned.hex())
+        self._early = b""
+        self._engine.reactor.handlers[self._server.fileno()] = relay.on_server
+        relay.on_server(events | INPUT)
 
     # ------------------------------------------------------------ deadlines and the end
 
@@ -382,7 +403,7 @@ class Session:
             limit = min(limit, AFTER_SERVER_CLOSED_S)
         deadline = relay.active_at + limit
         if deadline <= now:
-            self.end(relay.first_end or "idle_timeout")
+            self.end(relay.first_end or "idle_timeout", reset=relay.up.blocked or relay.down.blocked)
             return
         relay.rest()
         self._wheel_key = self._engine.wheel.add(self, deadline)
@@ -445,8 +466,14 @@ class Session:
             fields["failure"] = self.last_failure
         self._engine.log.session(**fields)
 
+    def owns(self, fd: int) -> bool:
+        """Whether this descriptor is one of its two sockets."""
+        return fd >= 0 and (fd == self._client.fileno() or (self._server is not None and fd == self._server.fileno()))
+
     def reached(self) -> Endpoint:
-        """The address of ours that the client connected to."""
+        """The address that the client connected to: ours, or that of the proxy who told us."""
+        if self._destination is not None:
+            return self._destination
         if self.endpoint.host not in ("0.0.0.0", "::"):
             return self.endpoint
         return Endpoint(*self._client.getsockname()[:2])

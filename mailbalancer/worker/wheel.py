@@ -7,6 +7,7 @@ traffic never touches the wheel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -41,15 +42,23 @@ class Wheel(Generic[Item]):
             if not bucket:
                 del self._buckets[key]
 
-    def due(self, now: float) -> list[Item]:
-        """Take out and return every item whose tick has come."""
+    def due(self, now: float) -> Iterator[Item]:
+        """Take out every item whose tick has come, one after the other.
+
+        What is done with one item may concern another that is due too: removed or put in again, it is not delivered.
+        """
         last = int(now / self._tick_s)
         if last - self._next > len(self._buckets):  # a long sleep: look at what there is, not at every tick missed
             keys = sorted(key for key in self._buckets if key <= last)
         else:
             keys = [key for key in range(self._next, last + 1) if key in self._buckets]
         self._next = last + 1
-        return [item for key in keys for item in self._buckets.pop(key)]
+        for key in keys:
+            while bucket := self._buckets.get(key):
+                item = bucket.pop()
+                if not bucket:
+                    del self._buckets[key]
+                yield item
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))

@@ -23,6 +23,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -342,8 +343,10 @@ class LoneWorker:
         """Return when the event loop has turned over this many heartbeats: whatever was due has happened."""
         at = self.board.beat(0, Beat.AT)
         for _ in range(beats):
-            last = self.board.floats[at]
-            eventually(lambda seen=last: self.board.floats[at] != seen, TIMEOUT_S, "a heartbeat")
+            eventually(partial(self._beaten_since, self.board.floats[at]), TIMEOUT_S, "a heartbeat")
+
+    def _beaten_since(self, at: float) -> bool:
+        return self.board.floats[self.board.beat(0, Beat.AT)] != at
 
     # ------------------------------------------------------------ what it says and holds
 
