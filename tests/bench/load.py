@@ -41,6 +41,7 @@ class Burst:
     requests_per_s: float
     bytes_per_s: float
     p99_ms: float
+    seconds: float
     errors: str  # empty: none
 
 
@@ -105,5 +106,6 @@ def burst(
         requests_per_s=figures["requests"] / seconds,
         bytes_per_s=figures["bytes"] / seconds,
         p99_ms=figures["p99_us"] / 1000,
+        seconds=seconds,
         errors=figures["detail"] if figures["errors"] else "",
     )

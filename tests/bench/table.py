@@ -70,5 +70,9 @@ def times(value: float) -> str:
     return f"{value:.2f} ×"
 
 
+def cores(value: float) -> str:
+    return f"{value:.2f}"
+
+
 def points(value: float) -> str:
     return f"{value:+.1f} points"
