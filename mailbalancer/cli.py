@@ -185,7 +185,7 @@ def run(config: str) -> None:
     """
     from mailbalancer import wiring
 
-    sys.exit(wiring.run(Path(config)))
+    sys.exit(wiring.run(Path(config).absolute()))
 
 
 @commands.command()

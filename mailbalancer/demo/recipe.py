@@ -2,71 +2,20 @@
 
 Decides: three mail servers behind `smtp`, three RPC stand-ins behind `rpc-mapper`, `rpc-cas` and `rpc-ab` with one
 persistence group; times short enough that a person who kills a server sees it leave and return.
-Refuses to know: processes, and whether anything runs. Facts in, text out, except `free_ports`, which asks the kernel.
+Refuses to know: sockets, processes, and whether anything runs. Facts in, text out.
 """
 
 from __future__ import annotations
 
-import random
 import shlex
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
-from mailbalancer.errors import MailbalancerError
+from mailbalancer.demo.ports import NAMES, RPC_SERVICES, Ports
 
-NAMES = ("ex1", "ex2", "ex3")
-RPC_SERVICES = {"rpc-mapper": 135, "rpc-cas": 59531, "rpc-ab": 59532}
 CHECK_INTERVAL_S = 2
 RAMP_S = 30
 RETURN_S = 20
-#: Below the kernel's range for outgoing connections: nothing may take a killed server's port before it is back.
-_PORT_RANGE = (20000, 32000)
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Every port of one demo, all on 127.0.0.1.
-
-    Attributes:
-        smtp: where the balancer listens for mail.
-        rpc: where the balancer listens for each RPC service.
-        mail_servers: the real mail servers by name.
-        rpc_servers: the real RPC stand-ins by name, one port per RPC service, in the order of `RPC_SERVICES`.
-    """
-
-    smtp: int
-    rpc: Mapping[str, int]
-    mail_servers: Mapping[str, int]
-    rpc_servers: Mapping[str, tuple[int, ...]]
-
-
-def free_ports() -> Ports:
-    """Ports that nobody listens on at this moment."""
-    kinds = len(RPC_SERVICES)
-    ports = iter(_free(1 + kinds + len(NAMES) * (1 + kinds)))
-    return Ports(
-        smtp=next(ports),
-        rpc={service: next(ports) for service in RPC_SERVICES},
-        mail_servers={name: next(ports) for name in NAMES},
-        rpc_servers={name: tuple(next(ports) for _ in range(kinds)) for name in NAMES},
-    )
-
-
-def _free(count: int) -> list[int]:
-    found: list[int] = []
-    with ExitStack() as held:
-        for port in random.sample(range(*_PORT_RANGE), k=50 * count):
-            probe = held.enter_context(socket.socket())
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.append(port)
-            if len(found) == count:
-                return found
-    raise MailbalancerError(f"{count} free ports are needed on 127.0.0.1 and only {len(found)} were found")
 
 
 def configuration(ports: Ports, folder: str, workers: int) -> str:

@@ -8,6 +8,7 @@ Refuses to know: how the balancer is asked (the caller passes that in) and how t
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 
 from mailbalancer.demo import recipe
 from mailbalancer.demo.child import Child, Program
+from mailbalancer.demo.ports import NAMES, Ports, reserved
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.log import one_line
 
@@ -52,26 +54,36 @@ async def _run(settings: Settings, request: Request, say: Say) -> None:
     interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
-    folder = Path(tempfile.mkdtemp(prefix="mailbalancer-demo-"))
-    demo = Demo(folder, settings, request, say)
-    try:
-        await _until_first(interrupted.wait(), demo.play())
-        say("The demo ends.")
-    finally:
-        await demo.stop()
-        if settings.keep:
-            say(f"Configuration and logs stay in {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+    folder = _new_folder()
+    with reserved() as ports:
+        demo = Demo(folder, ports, settings, request, say)
+        try:
+            await _until_first(interrupted.wait(), demo.play())
+            say("The demo ends.")
+        finally:
+            await demo.stop()
+            if settings.keep:
+                say(f"Configuration and logs stay in {folder}")
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_folder() -> Path:
+    """A folder for one demo, in the usual place unless that has too long a name for a socket in it (107 bytes)."""
+    usual = tempfile.gettempdir()
+    place = usual if len(os.fsencode(usual)) < 64 else "/tmp"  # noqa: S108  # mkdtemp makes a private folder in it
+    return Path(tempfile.mkdtemp(prefix="mailbalancer-demo-", dir=place))
 
 
 async def _until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
     """Run all until the first one ends, end the others, and raise what the first one raised."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # also when this one is cancelled
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
 
@@ -79,12 +91,12 @@ async def _until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
 class Demo:
     """All processes of one demo."""
 
-    def __init__(self, folder: Path, settings: Settings, request: Request, say: Say) -> None:
+    def __init__(self, folder: Path, ports: Ports, settings: Settings, request: Request, say: Say) -> None:
         self._folder = folder
+        self._ports = ports
         self._settings = settings
         self._request = request
         self._say = say
-        self._ports = recipe.free_ports()
         self._children: dict[str, Child] = {}  # by the program's name; a restarted server replaces its entry
         self._heard: list[Mapping[str, Any]] = []
 
@@ -112,7 +124,7 @@ class Demo:
 
     def _casting(self) -> Iterator[Sequence[str]]:
         """Name, module and arguments of every embedded server."""
-        for name in recipe.NAMES:
+        for name in NAMES:
             port = str(self._ports.mail_servers[name])
             yield f"{name}'s mail server", "mailbalancer.demo.mail_server", name, port
             rpc_ports = map(str, self._ports.rpc_servers[name])
@@ -152,7 +164,7 @@ class Demo:
     def _scene(self) -> recipe.Scene:
         return recipe.Scene(
             ports=self._ports,
-            mail_pids={name: self._children[f"{name}'s mail server"].pid for name in recipe.NAMES},
+            mail_pids={name: self._children[f"{name}'s mail server"].pid for name in NAMES},
             command=self._settings.command,
             folder=str(self._folder),
             tools=frozenset(tool for tool in ("swaks", "telnet") if shutil.which(tool)),
@@ -179,7 +191,7 @@ class Demo:
             await asyncio.sleep(recipe.RETURN_S)
             try:
                 await self._start(program)
-            except MailbalancerError as error:  # its port is taken for the moment, or it was killed again: next round
+            except MailbalancerError as error:  # killed again before it was ready: next round
                 self._say(f"[demo] {one_line(str(error))}")
                 continue
             back = self._children[program.name]

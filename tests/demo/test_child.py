@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mailbalancer.demo import recipe
 from mailbalancer.demo.child import Program
 from mailbalancer.errors import MailbalancerError
+from tests.support.ports import free_port
 
 
 def mail_server(log: Path, port: int) -> Program:
@@ -30,7 +30,7 @@ def is_running(pid: int) -> bool:
 
 def test_start_ready_stop(tmp_path: Path) -> None:
     async def scene() -> tuple[int, int]:
-        child = await mail_server(tmp_path / "log", recipe.free_ports().smtp).start()
+        child = await mail_server(tmp_path / "log", free_port()).start()
         await child.ready()
         await child.stop()
         await child.stop()  # a second time is no error
@@ -43,7 +43,7 @@ def test_start_ready_stop(tmp_path: Path) -> None:
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     async def scene() -> None:
-        port = recipe.free_ports().smtp
+        port = free_port()
         taken = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
         child = await mail_server(tmp_path / "log", port).start()
         try:
@@ -72,7 +72,7 @@ asyncio.run(scene())
 
 
 def test_the_kernel_ends_a_child_whose_parent_was_killed(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", PARENT, str(recipe.free_ports().smtp), str(tmp_path / "log")]
+    arguments = [sys.executable, "-c", PARENT, str(free_port()), str(tmp_path / "log")]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())

@@ -10,6 +10,7 @@ import smtplib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,11 +156,17 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def short_folder() -> Iterator[Path]:
     """A folder whose path is short enough for a socket in a folder in it."""
-    path = tmp_path_factory.mktemp("d")
-    yield path
-    assert list(path.iterdir()) == [], "the demo leaves no folder behind"
+    with tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def folder(short_folder: Path) -> Iterator[Path]:
+    """A folder in which the demo must leave nothing behind."""
+    yield short_folder
+    assert list(short_folder.iterdir()) == []
 
 
 def test_mail_goes_through_and_every_server_takes_some(folder: Path) -> None:
@@ -243,8 +250,8 @@ def test_a_signal_during_the_start_ends_everything(folder: Path) -> None:
         eventually(lambda: not [pid for pid in family if alive(pid)], 5)
 
 
-def test_time_ends_it_and_keep_keeps_the_folder(tmp_path: Path) -> None:
-    with RunningDemo(tmp_path, "--seconds", "0.5", "--keep") as demo:
+def test_time_ends_it_and_keep_keeps_the_folder(short_folder: Path) -> None:
+    with RunningDemo(short_folder, "--seconds", "0.5", "--keep") as demo:
         demo.ready()
         family = processes_of(demo.pid)
         assert demo.ended() == 0
@@ -254,8 +261,17 @@ def test_time_ends_it_and_keep_keeps_the_folder(tmp_path: Path) -> None:
         assert "Traceback" not in (kept / "mailbalancer.log").read_text() + (kept / "servers.log").read_text()
 
 
-def test_everything_ends_with_a_demo_that_was_killed(tmp_path: Path) -> None:
-    with RunningDemo(tmp_path) as demo:
+def test_a_long_name_of_the_temporary_folder_is_no_obstacle(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    with RunningDemo(long, "--seconds", "0.1") as demo:
+        demo.ready()
+        assert demo.ended() == 0
+        assert not Path(demo.control_socket).parent.exists()
+
+
+def test_everything_ends_with_a_demo_that_was_killed(short_folder: Path) -> None:
+    with RunningDemo(short_folder) as demo:
         demo.ready()
         family = processes_of(demo.pid)
         assert demo.end(signal.SIGKILL) == -signal.SIGKILL

@@ -6,8 +6,9 @@ import asyncio
 import smtplib
 from pathlib import Path
 
-from mailbalancer.demo import mail_server, recipe
+from mailbalancer.demo import mail_server
 from mailbalancer.demo.child import Program
+from tests.support.ports import free_port
 
 
 def _talk(port: int) -> tuple[bytes, list[tuple[int, bytes]]]:
@@ -25,7 +26,7 @@ def _talk(port: int) -> tuple[bytes, list[tuple[int, bytes]]]:
 
 
 def test_banner_and_answer_name_the_server(tmp_path: Path) -> None:
-    port = recipe.free_ports().smtp
+    port = free_port()
     program = Program("ex2's mail server", "mailbalancer.demo.mail_server", ("ex2", str(port)), tmp_path / "log")
 
     async def scene() -> tuple[bytes, list[tuple[int, bytes]]]:

@@ -1,18 +1,18 @@
-"""The demo on paper: distinct free ports, a configuration the program accepts, lines that a shell can run."""
+"""The demo on paper: a configuration that the program accepts, lines that a shell can run."""
 
 from __future__ import annotations
 
 import shlex
-import socket
 from pathlib import Path
 
 import pytest
 
 from mailbalancer.config.load import load
 from mailbalancer.demo import recipe
+from mailbalancer.demo.ports import Ports
 from mailbalancer.model import Schedule
 
-PORTS = recipe.Ports(
+PORTS = Ports(
     smtp=2500,
     rpc={"rpc-mapper": 2501, "rpc-cas": 2502, "rpc-ab": 2503},
     mail_servers={"ex1": 2511, "ex2": 2512, "ex3": 2513},
@@ -26,16 +26,6 @@ def scene(*tools: str, folder: str = "/tmp/demo") -> recipe.Scene:
 
 def commands(*tools: str) -> list[str]:
     return [line.strip() for line in recipe.what_to_try(scene(*tools)) if line.startswith("  ") and line[2] != "("]
-
-
-def test_ports_are_distinct_and_free() -> None:
-    ports = recipe.free_ports()
-    every = [ports.smtp, *ports.rpc.values(), *ports.mail_servers.values()]
-    every += [port for own in ports.rpc_servers.values() for port in own]
-    assert len(set(every)) == len(every) == 16
-    for port in every:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
 
 
 def test_the_program_accepts_the_configuration(tmp_path: Path) -> None:

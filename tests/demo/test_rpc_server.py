@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from mailbalancer.demo import recipe, rpc_server
+from mailbalancer.demo import rpc_server
+from tests.support.ports import free_port, free_ports
 
 
 async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -19,7 +20,7 @@ async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 async def _answers(said: bytes) -> list[bytes]:
     """Everything each of the three ports answers until it has no more to say."""
-    ports = recipe.free_ports().rpc_servers["ex1"]
+    ports = free_ports(3)
     server = asyncio.create_task(rpc_server.serve("ex2", ports))
     try:
         answers = []
@@ -46,7 +47,7 @@ def test_every_port_names_server_port_and_client() -> None:
 @pytest.mark.parametrize("said", [b"", b"x" * 5000])
 def test_nothing_is_answered_to_nothing_or_to_a_line_without_end(said: bytes) -> None:
     async def first_only() -> bytes:
-        port = recipe.free_ports().smtp
+        port = free_port()
         server = await asyncio.start_server(rpc_server.echo("ex2", 135), "127.0.0.1", port, limit=rpc_server.LINE_BYTES)
         reader, writer = await _connect(port)
         writer.write(said)
