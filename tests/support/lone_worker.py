@@ -316,6 +316,15 @@ class LoneWorker:
         """A connected client, from the address `source` if given."""
         return socket.create_connection(self.address(service, host), TIMEOUT_S, (source, 0) if source else None)
 
+    def refuses(self, service: str, source: str = "") -> bool:
+        """Whether a client that says nothing is reset before it gets a byte."""
+        try:
+            with self.connect(service, source=source) as client:
+                assert not receive_all(client)
+        except ConnectionResetError:
+            return True
+        return False
+
     # ------------------------------------------------------------ the board
 
     def slot(self, service: str, real_server: str, route: str = "") -> int:

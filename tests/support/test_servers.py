@@ -74,6 +74,7 @@ def test_stalled_reads_only_after_resume() -> None:
     with servers.Stalled("ex1") as server, socket.create_connection(server.address, 5) as client:
         client.setblocking(False)
         sent = _send_until_full(client)
+        eventually(lambda: server.connections)
         assert server.connections[0].count == 0
         server.resume()
         eventually(lambda: server.connections[0].count == sent)
