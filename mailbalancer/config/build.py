@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path as FilePath
 
 from mailbalancer import model
 from mailbalancer.config import schema, values
@@ -43,7 +42,7 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
     _refuse_shared_listeners(report, services, admin)
     _refuse_loops(report, services)
     _refuse_unequal_groups(report, services)
-    _refuse_unreadable_certificates(report, document)
+    certificates = _certificates(report, document)
     _warn_of_unused(report, document)
     config = model.Config(
         path=report.root.place.file,
@@ -58,6 +57,7 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
         user=document.user,
         log=model.Logging(**document.log.model_dump()),
         admin=admin,
+        certificates=certificates,
         stop_timeout_s=document.stop_timeout_s,
         warnings=tuple(formatted(report.warnings)),
     )
@@ -191,22 +191,31 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _refuse_unreadable_certificates(report: Report, document: schema.Document) -> None:
-    for name, certificate in document.certificates.items():
-        path: Path = ("certificates", name)
-        chain = report.file(certificate.chain)
-        kinds = ("CERTIFICATE",) if certificate.key else ("CERTIFICATE", "PRIVATE KEY")
-        for reason in (
-            unreadable(chain, *kinds),
-            unreadable(report.file(certificate.key), "PRIVATE KEY") if certificate.key else "",
-            _missing_file(report.file(certificate.ocsp)) if certificate.ocsp else "",
-        ):
-            if reason:
-                report.problem(path, reason)
+def _certificates(report: Report, document: schema.Document) -> tuple[model.Certificate, ...]:
+    """The files of every certificate, each looked into: a listed one is meant to be used."""
+    built: list[model.Certificate] = []
+    for name, written in document.certificates.items():
+        certificate = model.Certificate(
+            name,
+            report.file(written.chain),
+            report.file(written.key) if written.key else "",
+            report.file(written.ocsp) if written.ocsp else "",
+        )
+        for reason in _unusable(certificate):
+            report.problem(("certificates", name), reason)
+        built.append(certificate)
+    return tuple(built)
 
 
-def _missing_file(file: str) -> str:
-    return "" if FilePath(file).is_file() else f"{file} is not a file"
+def _unusable(certificate: model.Certificate) -> list[str]:
+    """Why the files of a certificate cannot be used."""
+    kinds = ("CERTIFICATE",) if certificate.key_file else ("CERTIFICATE", "PRIVATE KEY")
+    reasons = [
+        unreadable(certificate.chain_file, *kinds),
+        unreadable(certificate.key_file, "PRIVATE KEY") if certificate.key_file else "",
+        unreadable(certificate.ocsp_file) if certificate.ocsp_file else "",
+    ]
+    return [reason for reason in reasons if reason]
 
 
 def _refuse_too_many(report: Report, config: model.Config) -> None:

@@ -7,6 +7,8 @@ Refuses to know: how a check is run.
 
 from __future__ import annotations
 
+import os
+
 from mailbalancer import model
 from mailbalancer.config import defaults, schema, values
 from mailbalancer.config.problems import Path
@@ -78,8 +80,8 @@ def _http(report: Report, path: Path, check: schema.HttpCheck) -> model.HttpChec
 
 
 def _smtp(report: Report, path: Path, check: schema.SmtpCheck, port: int) -> model.SmtpCheck:
-    if (check.mail_from is None) != (check.rcpt_to is None):
-        report.problem(path, "mail_from and rcpt_to go together: write both, or neither")
+    if check.mail_from is not None and check.rcpt_to is None:
+        report.problem((*path, "mail_from"), "a sender alone asks nothing; write rcpt_to as well")
     if check.rcpt_to == "<>":
         report.problem((*path, "rcpt_to"), "a recipient cannot be <>; write a mail address")
     tls, verify = _tls(report, path, check, port)
@@ -88,8 +90,8 @@ def _smtp(report: Report, path: Path, check: schema.SmtpCheck, port: int) -> mod
         check.starttls,
         tls,
         verify,
-        values.mailbox(check.mail_from) if check.mail_from else "",
-        values.mailbox(check.rcpt_to) if check.rcpt_to else "",
+        mail_from=values.mailbox(check.mail_from or "<>") if check.rcpt_to else "",
+        rcpt_to=values.mailbox(check.rcpt_to) if check.rcpt_to else "",
     )
 
 
@@ -109,10 +111,9 @@ def build_verify(report: Report, path: Path, verify: schema.Verify, name: str = 
         return model.Verify("none", name=_expected(verify, name))
     if verify.ca and verify.pin:
         report.problem(path, "ca and pin exclude each other; a pin accepts one certificate, whoever signed it")
-    if verify.pin:
-        if len(verify.pin) > 1:
-            report.problem((*path, "pin"), "a check compares with one fingerprint")
-        return model.Verify("pin", pin_sha256=values.sha256(verify.pin[0]), name=_expected(verify, name))
+    if verify.pin is not None:
+        pins = ",".join(dict.fromkeys(values.sha256(pin) for pin in verify.pin))
+        return model.Verify("pin", pin_sha256=pins, name=_expected(verify, name))
     if verify.ca:
         file = report.file(verify.ca)
         reason = unreadable(file, "CERTIFICATE")
@@ -132,6 +133,8 @@ def unreadable(file: str, *kinds: str) -> str:
     `PRIVATE KEY` is found in every form of it (PKCS #8, RSA, EC).
     """
     try:
+        if os.path.exists(file) and not os.path.isfile(file):
+            return f"{file} is not a file"  # opening a pipe would wait for its writer
         with open(file, "rb") as stream:
             text = stream.read(1024 * 1024)
     except OSError as error:

@@ -88,7 +88,7 @@ class _Facts:
                 self._fields(own, "", entry, self.things.setdefault(own, {}))
         elif dataclasses.is_dataclass(value) and not isinstance(value, model.Endpoint):
             self._fields(thing, setting, value, settings)
-        else:
+        elif value is not None:
             settings[setting] = _text(value)
 
     def _fields(self, thing: Key, setting: str, value: Any, settings: dict[str, str]) -> None:
@@ -105,7 +105,12 @@ def _names(entries: tuple[Any, ...]) -> list[str]:
     first = entries[0]
     if isinstance(first, model.Member):
         return [f"real server {member.real_server}" for member in entries]
-    words = {model.Service: "service", model.RealServer: "real server", model.Route: "route"}
+    words = {
+        model.Service: "service",
+        model.RealServer: "real server",
+        model.Route: "route",
+        model.Certificate: "certificate",
+    }
     word = words.get(type(first))
     return [f"{word} {entry.name}" for entry in entries] if word else []
 
@@ -117,4 +122,4 @@ def _text(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, bytes):
         return repr(value)[1:]
-    return "" if value is None else str(value)
+    return str(value)

@@ -18,7 +18,7 @@ from mailbalancer.config.profiles import search_dirs
 from mailbalancer.config.report import Report
 from mailbalancer.config.schema import json_schema
 from mailbalancer.config.validate import validate_document
-from mailbalancer.config.yaml_lines import Node, read_yaml
+from mailbalancer.config.yaml_lines import MAX_BYTES, Node, read_yaml
 from mailbalancer.errors import ConfigError
 
 __all__ = ["diff", "json_schema", "load", "load_text", "search_dirs", "tree"]
@@ -62,9 +62,11 @@ def tree(path: Path | str, *, profile_dirs: Sequence[Path] | None = None) -> Nod
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        problem = Problem(Place(str(path), 1), (), f"the file cannot be read: {error.strerror}")
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", "") or error
+        problem = Problem(Place(str(path), 1), (), f"the file cannot be read: {reason}")
         raise ConfigError(formatted([problem])) from None
 
 

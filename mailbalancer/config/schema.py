@@ -93,7 +93,9 @@ ListenRanges = Annotated[
 ]
 Networks = Annotated[list[Network], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 HostPatterns = Annotated[list[HostPattern], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
-Fingerprints = Annotated[list[Fingerprint], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+Fingerprints = Annotated[
+    list[Fingerprint], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+]
 FilePaths = Annotated[list[FilePath], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 Words = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
@@ -717,9 +719,9 @@ class ProfileService(BaseModel):
 def _mode(value: Any) -> str | None:
     if not isinstance(value, dict):
         return "tcp"  # refused by every model with the same words
-    if "mode" not in value and "profile" in value:
-        return "profile"
-    return str(value["mode"]) if "mode" in value else None
+    if value.get("mode") is None:
+        return "profile" if "profile" in value else None
+    return str(value["mode"])
 
 
 AnyService = Annotated[

@@ -134,7 +134,8 @@ def _sentence(detail: Any, path: Path, owner: type[BaseModel] | None, mode: str)
     if kind == "extra_forbidden":
         return _unknown_key(key, path, owner, mode)
     if kind in ("literal_error", "union_tag_invalid"):
-        return _unknown_word(context.get("tag", value), context, key, mode)
+        noun = "a type" if key == "type" and "parameters" in path else _NOUNS.get(key, f"a value of {key}")
+        return _unknown_word(context.get("tag", value), context, key, mode, noun)
     if kind == "value_error":
         return str(context["error"])
     if key == "weight" and kind == "greater_than":
@@ -161,7 +162,7 @@ def _either(words: list[str]) -> str:
     return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
-def _unknown_word(value: Any, context: Any, key: str, mode: str) -> str:
+def _unknown_word(value: Any, context: Any, key: str, mode: str, noun: str) -> str:
     known = [word for word in _words(context.get("expected") or context["expected_tags"]) if word != "profile"]
     elsewhere = _persistence_elsewhere(value) if key == "by" else ""
     if elsewhere:
@@ -170,7 +171,6 @@ def _unknown_word(value: Any, context: Any, key: str, mode: str) -> str:
         return f"is empty; write one of: {', '.join(known)}"
     if isinstance(value, dict | list):
         return f"must be one of: {', '.join(known)}"
-    noun = _NOUNS.get(key, f"a value of {key}")
     return f"{quoted(value)} is not {noun}{hint(str(value), known)}"
 
 
@@ -240,14 +240,16 @@ def _without_tags(model: type[BaseModel], loc: tuple[Step, ...]) -> tuple[Path, 
     path: list[Step] = []
     current: Any = model
     owner: type[BaseModel] | None = None
+    in_mapping = False
     for step in loc:
         current = _bare(current)
         branch = _tagged(current, step)
         if branch is not None:
             current = branch
             continue
-        if step == "[key]":
-            continue
+        if step == "[key]" and in_mapping:
+            continue  # pydantic's mark for an error in the key that stands before it
+        in_mapping = typing.get_origin(current) is dict
         path.append(step)
         owner = _model_in(current)
         current = _below(current, step)

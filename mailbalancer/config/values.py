@@ -99,6 +99,10 @@ def listen(text: str) -> tuple[Endpoint, ...]:
 def listen_range(text: str) -> tuple[str, int, int]:
     """Address and first and last port of a layer 4 entry: `10.0.1.101:53` or `10.0.1.101:5000-5010`."""
     host, digits = split_port(text)
+    if host in ("", "*"):
+        raise ValueError(
+            f"{quoted(text)}: the kernel forwards for an address of its own; write it in front of the port"
+        )
     first, dash, last = digits.partition("-")
     begin, end = port(first), port(last if dash else first)
     if end < begin:

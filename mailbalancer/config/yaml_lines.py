@@ -28,7 +28,8 @@ Scalar = str | int | float | bool | None
 # libyaml where PyYAML was built with it: thirty times faster, and the same events.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+# also what YAML 1.1 takes for the end of a line and no editor does: U+0085, U+2028, U+2029
+_NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})\Z")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18}|[0-9]{1,18}(?:\.[0-9]{0,18})?[eE][-+]?[0-9]{1,3})\Z"
@@ -89,13 +90,15 @@ class Node:
 
     def locate(self, path: Path) -> tuple[Place, Path]:
         """The place of a path, and the part of the path that is written in the file."""
-        node = self
-        for depth, step in enumerate(path):
+        node, written = self, list[str | int]()
+        for step in path:
             below = node.step(step)
             if below is None:
-                return node.place, path[:depth]
+                break
+            by_order = isinstance(node.value, dict) and isinstance(step, int)
+            written.append(list(node.items())[int(step)] if by_order else step)
             node = below
-        return node.place, path
+        return node.place, tuple(written)
 
 
 class _Refused(Exception):
@@ -154,7 +157,8 @@ def _events(text: str) -> Iterator[Any]:
         yield from yaml.parse(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
+        last = max(len(text.splitlines()), 1)  # the parser may complain one line behind the end
+        line = min(mark.line + 1, last) if mark else 1
         raise _Refused(line, _syntax_text(error, text, line)) from None
     except (yaml.YAMLError, ValueError) as error:
         raise _Refused(1, f"this is not YAML: {error}") from None
