@@ -174,7 +174,7 @@ def commands() -> None:
     """
 
 
-@commands.command()
+@commands.command(short_help="Run the balancer in the foreground.")
 @_config_option
 def run(config: str) -> None:
     """Run the balancer in the foreground: SIGHUP reloads, SIGTERM lets sessions finish, then stops.
@@ -188,7 +188,7 @@ def run(config: str) -> None:
     sys.exit(wiring.run(Path(config).absolute()))
 
 
-@commands.command()
+@commands.command(short_help="Check a configuration file.")
 @click.argument("file", envvar="MAILBALANCER_CONFIG", default=DEFAULT_CONFIG)
 def check(file: str) -> None:
     """Check a configuration file: print its services, or every problem with file and line (exit code 1).
@@ -220,7 +220,7 @@ def _load(file: str) -> Config:
     return load(file)
 
 
-@commands.command()
+@commands.command(short_help="Print the JSON Schema of the configuration file.")
 def schema() -> None:
     """Print the JSON Schema of the configuration file, for editors that complete and check YAML.
 
@@ -233,7 +233,7 @@ def schema() -> None:
     _print_json(json_schema())
 
 
-@commands.command()
+@commands.command(short_help="Run a balancer and mail servers here, to try it.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=0, help="End after so many seconds; 0: at Ctrl-C.")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker processes.")
 @click.option("--keep", is_flag=True, help="Keep the folder with configuration and logs.")
@@ -269,7 +269,7 @@ def own_command() -> str:
 # ---------------------------------------------------------------- looking
 
 
-@commands.command()
+@commands.command(short_help="Show services, real servers and workers.")
 @_running
 @_json_option
 def status(ask: Ask, as_json: bool) -> None:
@@ -291,7 +291,7 @@ def status(ask: Ask, as_json: bool) -> None:
     return console.print(text.status(report, wide=_is_wide(console)))
 
 
-@commands.command()
+@commands.command(short_help="Watch sessions per second, shares and the ramp.")
 @_running
 @click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds.")
 def top(ask: Ask, interval: float) -> None:
@@ -309,7 +309,7 @@ def top(ask: Ask, interval: float) -> None:
         return
 
 
-@commands.command()
+@commands.command(short_help="Show open sessions, and why each went where it went.")
 @_running
 @click.argument("service", default="")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most so many.")
@@ -330,7 +330,7 @@ def sessions(ask: Ask, service: str, limit: int, as_json: bool) -> None:
     return console.print(text.sessions(result, wide=_is_wide(console)))
 
 
-@commands.command()
+@commands.command(short_help="Show what happened lately.")
 @_running
 @_json_option
 def events(ask: Ask, as_json: bool) -> None:
@@ -348,7 +348,7 @@ def events(ask: Ask, as_json: bool) -> None:
     return _console().print(text.events(result["events"]))
 
 
-@commands.command()
+@commands.command(short_help="Talk to a service and to each real server, side by side.")
 @_config_option
 @click.option("--socket", metavar="PATH", help="Use the configuration of the balancer behind this control socket.")
 @click.option("--timeout", type=click.FloatRange(0.1, 300), default=10.0, show_default=True, help="Seconds, each talk.")
@@ -386,12 +386,12 @@ def _service(config: str, socket: str | None, name: str) -> Service:
     return found
 
 
-@commands.group()
+@commands.group(short_help="Show or forget which client returns to which real server.")
 def persistence() -> None:
     """Show or forget which client goes back to which real server."""
 
 
-@persistence.command("list")
+@persistence.command("list", short_help="Show which client goes where.")
 @_running
 @click.option("--group", default="", help="Only this persistence group.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many per group.")
@@ -411,7 +411,7 @@ def persistence_list(ask: Ask, group: str, limit: int, as_json: bool) -> None:
     return _console().print(text.persistence(result))
 
 
-@persistence.command("clear")
+@persistence.command("clear", short_help="Forget clients.")
 @_running
 @click.option("--group", default="", help="Only this persistence group.")
 @click.option("--key", default="", help="Only this client (its address, as `persistence list` shows it).")
@@ -429,7 +429,7 @@ def persistence_clear(ask: Ask, group: str, key: str) -> None:
 # ---------------------------------------------------------------- acting
 
 
-@commands.command()
+@commands.command(short_help="Apply the changed configuration file.")
 @_running
 def reload(ask: Ask) -> None:
     """Apply the changed configuration file. Sessions stay; a wrong file changes nothing.
@@ -461,7 +461,7 @@ def _operate(ask: Ask, command: str, names: dict[str, str]) -> None:
     _warn(result["warnings"])
 
 
-@commands.command()
+@commands.command(short_help="Give a real server no new clients.")
 @_running
 @_server_argument
 def drain(ask: Ask, names: dict[str, str]) -> None:
@@ -470,12 +470,12 @@ def drain(ask: Ask, names: dict[str, str]) -> None:
     \b
     Example:
       mailbalancer drain smtp ex2
-      mailbalancer drain ex2          (in every service)
+      mailbalancer drain ex2  # in every service
     """
     _operate(ask, "drain", names)
 
 
-@commands.command()
+@commands.command(short_help="Give a real server no new sessions.")
 @_running
 @_server_argument
 def disable(ask: Ask, names: dict[str, str]) -> None:
@@ -484,12 +484,12 @@ def disable(ask: Ask, names: dict[str, str]) -> None:
     \b
     Example:
       mailbalancer disable smtp ex2
-      mailbalancer disable ex2        (in every service)
+      mailbalancer disable ex2  # in every service
     """
     _operate(ask, "disable", names)
 
 
-@commands.command()
+@commands.command(short_help="Let a real server take part again.")
 @_running
 @_server_argument
 def enable(ask: Ask, names: dict[str, str]) -> None:
@@ -498,7 +498,7 @@ def enable(ask: Ask, names: dict[str, str]) -> None:
     \b
     Example:
       mailbalancer enable smtp ex2
-      mailbalancer enable ex2         (in every service)
+      mailbalancer enable ex2  # in every service
     """
     _operate(ask, "enable", names)
 
@@ -506,12 +506,12 @@ def enable(ask: Ask, names: dict[str, str]) -> None:
 # ---------------------------------------------------------------- profiles
 
 
-@commands.group()
+@commands.group(short_help="Service templates and their checklists.")
 def profiles() -> None:
     """Service templates: what there is, what is in them, and what the servers need for them."""
 
 
-@profiles.command("list")
+@profiles.command("list", short_help="Show every profile.")
 @_json_option
 def profiles_list(as_json: bool) -> None:
     """Show every profile that can be used as `profile: NAME-SERVICE`.
@@ -532,7 +532,7 @@ def profiles_list(as_json: bool) -> None:
     return _console().print(text.profiles(rows))
 
 
-@profiles.command("show")
+@profiles.command("show", short_help="Print a profile with its comments.")
 @click.argument("name")
 def profiles_show(name: str) -> None:
     """Print a profile with its comments: the start of one of your own in /etc/mailbalancer/profiles.
@@ -554,7 +554,7 @@ def _assignments(context: click.Context, option: click.Parameter, pairs: tuple[s
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-@profiles.command("checklist")
+@profiles.command("checklist", short_help="Print what is to be done on servers and in DNS.")
 @click.argument("name")
 @click.option(
     "--set", "given", multiple=True, metavar="NAME=VALUE", callback=_assignments, help="A parameter of the profile."
@@ -595,7 +595,7 @@ def _number(text: str) -> int | float | str:
     return float(text) if re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", text) else text
 
 
-@profiles.command("export")
+@profiles.command("export", short_help="Turn a configured service into a profile.")
 @_config_option
 @click.argument("service")
 def profiles_export(config: str, service: str) -> None:
