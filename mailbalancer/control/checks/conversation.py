@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mailbalancer.balance.health import Verdict
-from mailbalancer.control.checks import certificate as certificates
-from mailbalancer.control.checks.certificate import Certificate
 from mailbalancer.log import one_line
 from mailbalancer.model import Endpoint, Verify
+from mailbalancer.tls import verify as verification
+from mailbalancer.tls.certificate import Certificate, read
 
 #: RFC 5321 allows 512 bytes a reply line, IMAP capability lines are longer; nobody honest comes near this.
 LINE_BYTES = 4096
@@ -167,9 +167,9 @@ class Conversation:
         self._take_certificate(self._tls, verify)
 
     def _tls_object(self, verify: Verify) -> ssl.SSLObject:
-        name = verify.name or self.endpoint.host
+        name = verification.expected_name(verify, self.endpoint)
         try:
-            return certificates.context(verify).wrap_bio(self._from_net, self._to_net, server_hostname=name)
+            return verification.context(verify).wrap_bio(self._from_net, self._to_net, server_hostname=name)
         except OSError as error:
             trusted = verify.ca_file or "the system's authorities"
             raise Failed(f"{trusted} cannot be used to verify a certificate: {error.strerror or error}") from error
@@ -186,11 +186,11 @@ class Conversation:
 
     def _take_certificate(self, tls: ssl.SSLObject, verify: Verify) -> None:
         der = tls.getpeercert(binary_form=True) or b""
-        self.certificate = certificates.read(der)
+        self.certificate = read(der)
         self.note("*", f"{tls.version()}, certificate for {self.certificate or 'nobody (unreadable)'}")
         if self._look_only:
             raise CertificateSeen
-        if verify.kind == "pin" and (mismatch := certificates.pin_mismatch(der, verify.pin_sha256)):
+        if verify.kind == "pin" and (mismatch := verification.pin_mismatch(der, verify)):
             raise Failed(mismatch)
 
     # ------------------------------------------------------------ speaking and listening

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 from mailbalancer.balance.health import Result, Verdict
-from mailbalancer.control.checks import certificate as certificates
 from mailbalancer.control.checks import dns, http, imap, pop3, smtp, tcp, tls
 from mailbalancer.control.checks.conversation import (
     OWN_FAULTS,
@@ -35,6 +34,8 @@ from mailbalancer.model import (
     TlsCheck,
     Verify,
 )
+from mailbalancer.tls.certificate import today
+from mailbalancer.tls.verify import why_refused
 from mailbalancer.wire.proxy_header import encode_local
 
 _CONVERSATIONS: dict[type[CheckOptions], Callable[[Any, Conversation], Awaitable[str]]] = {
@@ -103,7 +104,7 @@ def _judge_dates(options: CheckOptions, talk: Conversation, reason: str) -> tupl
     """An expired certificate is down, unless nothing about certificates is verified; one that soon will be is told."""
     if talk.certificate is None:
         return Verdict.UP, reason
-    now = certificates.today()
+    now = today()
     talk.detail["cert_days"] = talk.certificate.days_left(now)
     expiry = talk.certificate.expiry(now, options.warn_days if isinstance(options, TlsCheck) else _WARN_DAYS)
     if not talk.certificate.valid_at(now) and _verify(options).kind != "none":
@@ -136,4 +137,4 @@ async def _explain(refused: CertificateRefused, check: Check, target: Endpoint, 
         return refused.reason
     seen = talk.certificate
     verify = _verify(check.options)
-    return certificates.why_refused(refused.code, seen, verify, target, certificates.today()) or refused.reason
+    return why_refused(refused.code, seen, verify, target, today()) or refused.reason
