@@ -231,6 +231,13 @@ class _At(Enum):
     END = "end"
 
 
+_TOO_LONG: Final = {
+    _At.SIZE: f"chunk header of more than {MAX_CHUNK_LINE_BYTES} bytes",
+    _At.DATA_END: "chunk longer than its size",
+    _At.TRAILER: f"trailers of more than {MAX_TRAILER_BYTES} bytes",
+}
+
+
 class ChunkedBody:
     """A chunked body (RFC 9112 section 7.1), passed on in the same chunks.
 
@@ -325,7 +332,7 @@ class ChunkedBody:
         if not ends_well or 0 <= carriage_return < len(line) - (2 if line.endswith(b"\n") else 1):
             raise self._bad(f"{self._at.value} with a bare CR or LF")
         if len(line.rstrip(b"\r\n")) > limit:
-            raise self._bad(f"{self._at.value} of more than {limit} bytes" if limit else "chunk longer than its size")
+            raise self._bad(_TOO_LONG[self._at])
 
     def _act_on(self, line: bytes, pieces: list[Piece]) -> None:
         if self._at is _At.DATA_END:
