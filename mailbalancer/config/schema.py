@@ -792,10 +792,10 @@ class WholeProfile(BaseModel):
 
 
 CertificateField = Annotated[Certificate, BeforeValidator(_short("chain"), json_schema_input_type=str | Certificate)]
+WorkerCount = Annotated[int, Field(ge=1, le=64)]
 Workers = Annotated[
-    int,
-    Field(ge=0, le=64),
-    BeforeValidator(lambda v: 0 if v == "auto" else v, json_schema_input_type=Literal["auto"] | int),
+    WorkerCount | None,
+    BeforeValidator(lambda v: None if v == "auto" else v, json_schema_input_type=Literal["auto"] | WorkerCount),
 ]
 
 
@@ -804,7 +804,7 @@ class Document(Strict):
 
     version: Literal[1] = 1
     admin: Admin = Field(default_factory=Admin)
-    workers: Workers = 0
+    workers: Workers = Field(default=None, description="auto: one per core")
     certificates: dict[Name, CertificateField] = Field(default_factory=dict)
     real_servers: dict[Name, RealServerField] = Field(default_factory=dict)
     services: dict[Name, AnyService] = Field(default_factory=dict)

@@ -135,6 +135,8 @@ ROWS: list[tuple[str, list[str]]] = [
         ["x.yaml:9: services.smtp.proxy_protocol: 'v2' is not a mapping (lines of 'key: value')"],
     ),
     ("services: [a]\n", ["x.yaml:1: services: a list is not a mapping (lines of 'key: value')"]),
+    ("workers: 0\n" + SMTP, ["x.yaml:1: workers: 0 is too small (at least 1)"]),
+    ("workers: many\n" + SMTP, ["x.yaml:1: workers: 'many' is not a whole number"]),
     ("workers: 65\n" + SMTP, ["x.yaml:1: workers: 65 is too large (at most 64)"]),
     ("- a\n", ["x.yaml:1: this is not a configuration: it must be a mapping with version, real_servers and services"]),
     # values
