@@ -42,7 +42,7 @@ def _smtp_service(ports: Ports) -> Iterator[str]:
     yield f"    listen: 127.0.0.1:{ports.smtp}"
     yield "    schedule: least_connections"
     yield f"    ramp_s: {RAMP_S}"
-    yield f"    check: {{type: smtp, interval_s: {CHECK_INTERVAL_S}, timeout_s: 1, rise: 2, fall: 2}}"
+    yield f"    check: {{type: smtp, interval_s: {CHECK_INTERVAL_S}, timeout_s: 2, rise: 2, fall: 2}}"
     yield f"    real_servers: {_members(ports.mail_servers)}"
 
 
@@ -53,7 +53,7 @@ def _rpc_services(ports: Ports) -> Iterator[str]:
         yield f"    listen: 127.0.0.1:{ports.rpc[service]}"
         yield "    persist: {by: source, group: cas, timeout_s: 3600}"
         yield f"    ramp_s: {RAMP_S}"
-        yield f"    check: {{type: tcp, interval_s: {CHECK_INTERVAL_S}, timeout_s: 1, rise: 2, fall: 2}}"
+        yield f"    check: {{type: tcp, interval_s: {CHECK_INTERVAL_S}, timeout_s: 2, rise: 2, fall: 2}}"
         yield f"    real_servers: {_members({name: own[index] for name, own in ports.rpc_servers.items()})}"
 
 
