@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -102,6 +102,10 @@ class WaitQueue(Generic[Item]):
 
     def __contains__(self, item: Item) -> bool:
         return item in self._waiting
+
+    def __iter__(self) -> Iterator[Item]:
+        """Who waits, longest first. Do not change the queue meanwhile."""
+        return iter(self._waiting)
 
     def resize(self, size: int, timeout_s: float) -> None:
         """A reload: holds for those who come; whoever waits already keeps place and deadline."""

@@ -263,18 +263,39 @@ class Service:
     def serve_queue(self) -> None:
         """Give free places to those who wait, first come first served. Also called each tick: a place that another
         worker freed is seen on the board only."""
-        if self._serving:  # a session that ends while it is served comes back here
+        if self._serving or not self._queue:  # a session that ends while it is served comes back here
             return
         self._serving = True
         try:
-            while (session := self._queue.first()) is not None:
-                choice = self.choose(session)
-                if choice is Refusal.ALL_FULL:
-                    break
-                self._unqueue(session)  # first: when its connect fails at once it may have to wait again
-                session.leave_queue(choice)
+            self._serve_waiting()
         finally:
             self._serving = False
+
+    def _serve_waiting(self) -> None:
+        """Ask for everybody who may get another answer than those before: one who waits for the server that
+        persistence remembers does not hold up the others."""
+        alike = len(self._pools) == 1 and self._pools[""].table is None
+        full: set[tuple[str, str | None, tuple[str, ...]]] = set()
+        for session in list(self._queue):
+            wants = (session.route, self._bound_to(session), session.tried)
+            if wants in full or session not in self._queue:
+                continue
+            choice = self.choose(session)
+            if choice is not Refusal.ALL_FULL:
+                self._unqueue(session)  # first: when its connect fails at once it may have to wait again
+                session.leave_queue(choice)
+            elif alike and not session.tried:
+                return
+            else:
+                full.add(wants)
+
+    def _bound_to(self, session: Session) -> str | None:
+        """The real server that persistence remembers for this session."""
+        pool = self._pool_of(session)
+        if pool.table is None:
+            return None
+        key = session.tls_session if pool.by_tls_session else session.address
+        return pool.table.lookup(key, self._engine.reactor.now)
 
     def _unqueue(self, session: Session) -> None:
         if self._queue.remove(session):
