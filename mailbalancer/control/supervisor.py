@@ -184,10 +184,9 @@ class Supervisor:
                 start.result()
                 await stop
         finally:
-            for task in (start, stop):
-                task.cancel()
-                with suppress(asyncio.CancelledError, MailbalancerError):
-                    await task
+            start.cancel()
+            stop.cancel()
+            await asyncio.gather(start, stop, return_exceptions=True)
 
     # ------------------------------------------------------------ reload
 

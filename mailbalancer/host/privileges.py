@@ -6,6 +6,7 @@ Refuses to know: who needs which file afterwards (the caller says what the new u
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import os
 import pwd
@@ -47,6 +48,7 @@ def become(user: str) -> bool:
     if os.geteuid() != 0 or user in ("", "root"):
         return False
     entry = _look_up(user)
+    codecs.lookup("idna")  # sockets load it at their first address; by then Python's own files may be out of reach
     try:
         _prctl(_PR_SET_KEEPCAPS, 1)
         os.setgroups(os.getgrouplist(entry.pw_name, entry.pw_gid))
