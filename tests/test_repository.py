@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ def committed() -> list[Path]:
         )
         names = [name for name in listed.stdout.decode().split("\0") if name]
         return [ROOT / name for name in names if (ROOT / name).exists()]
-    skipped = {".venv", "__pycache__", ".git"}
-    return [p for p in ROOT.rglob("*") if p.is_file() and not skipped & set(p.relative_to(ROOT).parts)]
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().split()} | {".git"}
+    everything = (path for path in ROOT.rglob("*") if path.is_file() or path.is_symlink())
+    return [p for p in everything if not any(fnmatch(part, i) for part in p.relative_to(ROOT).parts for i in ignored)]
 
 
 FILES = committed()
@@ -142,7 +144,7 @@ def test_the_wheel_has_every_module_and_every_profile(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
     modules = {shown(path) for path in MODULES if shown(path).startswith("mailbalancer/")}
-    profiles = {f"mailbalancer/shipped_{shown(path)}" for path in FILES if path.match("profiles/*.yaml")}
+    profiles = {f"mailbalancer/shipped_{name}" for name in map(shown, FILES) if fnmatch(name, "profiles/*.yaml")}
     assert modules | profiles <= packed
 
 

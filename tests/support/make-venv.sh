@@ -18,9 +18,9 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$python is Python $version, and 3.11 or newer is needed; name another one: make PYTHON=/path/to/python3.12"
 
-# An environment whose python still starts is renewed in place; one left by a removed or older python is made anew.
-if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
-    ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+# An environment of this very version of Python is renewed in place; any other, or a broken one, is made anew.
+in_venv=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true)
+if [ "$in_venv" != "$version" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         # Debian keeps ensurepip in a package per Python version; `python3-venv` is the one of its own python3
         [ "$(command -v "$python")" = /usr/bin/python3 ] && package=python3-venv || package=python$version-venv
