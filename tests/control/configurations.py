@@ -23,7 +23,7 @@ def service(
     """A tcp service; settings of its pool and of the service itself may be mixed."""
     of_pool = {key: value for key, value in settings.items() if key in Pool.__dataclass_fields__}
     rest = {key: value for key, value in settings.items() if key not in of_pool}
-    base = Service(name, Mode.TCP, tuple(listen), pool(name, names, **of_pool))
+    base = Service(name, Mode.TCP, tuple(listen), pool(name, names, **of_pool))  # type: ignore[arg-type]
     return replace(base, **rest)  # type: ignore[arg-type]
 
 

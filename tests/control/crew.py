@@ -49,17 +49,16 @@ class Stub:
     def serve(self) -> int:
         while not self.stopped:
             self.beat()
-            readable, _, _ = select.select([self.channel, *self.listeners.values()], [], [], POLL_S)
-            for source in readable:
-                if source is self.channel:
-                    try:
-                        frames = self.channel.receive()
-                    except ChannelClosed:
-                        return 3
-                    for payload, fds in frames:
-                        self.obey(unpack_down(payload), fds)
-                else:
-                    self.greet(source)
+            listeners = list(self.listeners.values())
+            readable, _, _ = select.select([self.channel.sock, *listeners], [], [], POLL_S)
+            for listener in listeners:
+                if listener in readable:
+                    self.greet(listener)
+            try:
+                for payload, fds in self.channel.receive():
+                    self.obey(unpack_down(payload), fds)
+            except ChannelClosed:
+                return 3
         return 0
 
     def beat(self) -> None:

@@ -68,7 +68,7 @@ def test_signals_are_the_supervisors(log: Log) -> None:
         seen = seen_by_child(
             log,
             lambda _: [
-                [int(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)],
+                [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)],
                 signal.set_wakeup_fd(-1),
             ],
             from_loop=True,
