@@ -100,9 +100,16 @@ def identify(head: Head, trusted: Trusted, seen: Identity, form: str = "x_forwar
 
 
 def seen_here(peer: str, tls: bool, host: bytes, port: int) -> Identity:
-    """What the connection itself (or its PROXY header) shows: peer, TLS or not, Host as sent, port we listen on."""
-    client = plain_address(peer) or peer
-    return Identity(client, (client,), "https" if tls else "http", host.decode("latin-1"), port)
+    """What the connection itself shows.
+
+    Args:
+        peer: the other end of the connection, or the source of its PROXY header, as `plain_address` writes it (which
+            takes as long as all the rest: once per connection will do).
+        tls: whether the client speaks TLS to us.
+        host: the authority of the request head.
+        port: the port we listen on.
+    """
+    return Identity(peer, (peer,), "https" if tls else "http", host.decode("latin-1"), port)
 
 
 def x_forwarded_fields(identity: Identity) -> bytes:

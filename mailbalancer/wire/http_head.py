@@ -79,12 +79,13 @@ class BadMessage(ValueError):
 class Limits:
     """How much of a head may wait in memory.
 
-    A Kerberos ticket of a user in many groups makes an Authorization value of up to 64 kB (http.sys reads as much, and
-    Windows caps tickets at 48,000 bytes, base64-coded); the rest is room for the other fields.
+    A Kerberos ticket of a user in many groups makes an Authorization value of up to 64 kB: Windows caps tickets at
+    48,000 bytes (MaxTokenSize), which base64 turns into 64,000, and http.sys can be told to read fields of 65,534
+    (MaxFieldLength). The rest is room for the other fields.
     """
 
     head_bytes: int = 73728
-    target_bytes: int = 16384  # what http.sys takes for a request line by default
+    target_bytes: int = 16384  # http.sys reads no more than that by default (MaxRequestBytes)
     fields: int = 256
 
 

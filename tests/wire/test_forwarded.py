@@ -30,7 +30,7 @@ def head(*fields: bytes) -> RequestHead:
 
 
 def seen(peer: str = "10.0.0.1") -> Identity:
-    return seen_here(peer, True, b"mail.example.com", 443)
+    return seen_here(plain_address(peer), True, b"mail.example.com", 443)
 
 
 def hops(*values: bytes, peer: str = "10.0.0.1", trusted: Trusted = TRUSTED) -> tuple[str, ...]:

@@ -113,6 +113,13 @@ def test_trailers_are_bounded_to_the_last_byte():
             fed(open_body(CHUNKED), *arrivals)
 
 
+def test_one_trailer_may_take_all_the_room():
+    line = b"X:" + b"y" * (http_body.MAX_TRAILER_BYTES - 2) + b"\r\n"
+    assert fed(open_body(CHUNKED), b"0\r\n" + line + b"\r\nNEXT") == (b"0\r\n" + line + b"\r\n", b"NEXT")
+    with pytest.raises(BadMessage, match="trailers of more than"):
+        fed(open_body(CHUNKED), b"0\r\n" + line + b"X: y\r\n\r\n")
+
+
 def test_a_malformed_chunk_names_its_side():
     with pytest.raises(BadMessage, match=r"^chunk header b'x'") as caught:
         fed(open_body(CHUNKED), b"x\r\n")

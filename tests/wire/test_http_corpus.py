@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mailbalancer.wire.hop_by_hop import read_connection
 from mailbalancer.wire.http_body import open_body, request_framing, response_framing
 from mailbalancer.wire.http_head import BadMessage, RequestReader, ResponseReader
+from tests.wire.damage import edited, edits
 from tests.wire.http_corpus import EMPTY, MORE, REQUESTS, RESPONSES, Case, Ok, request
 
 REQUEST_READER = RequestReader()
@@ -65,7 +68,6 @@ class Behind:
         del self._waiting[: head.length]
         self._body = open_body(framing, decode=True, status=502 if self._answers else 400)
         self.bodies.append(b"")
-        assert self._body.ends_at_close is (self._answers and self._case.closed)
         return True
 
 
@@ -111,6 +113,25 @@ def test_response_whole(case):
     assert judged(case, answers=True) == case.verdict
 
 
+@pytest.mark.parametrize("case", [case for case in RESPONSES if isinstance(case.verdict, Ok)])
+def test_which_responses_end_with_their_connection(case):
+    head = RESPONSE_READER.read(case.data)
+    body = open_body(response_framing(head, case.method, case.upgrading))
+    assert body.ends_at_close is case.closed
+
+
 @pytest.mark.parametrize("case", RESPONSES, ids=ids(RESPONSES))
 def test_response_in_pieces(case):
     assert judged(case, answers=True, step=1 if len(case.data) < 3000 else 501) == case.verdict
+
+
+SMALL = [(case, False) for case in REQUESTS if len(case.data) < 2000]
+SMALL += [(case, True) for case in RESPONSES if len(case.data) < 2000 and not case.closed]
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(SMALL), edits, st.integers(1, 60))
+def test_a_damaged_message_has_one_verdict_at_any_split(case_and_side, changes, step):
+    case, answers = case_and_side
+    damaged = Case(case.name, edited(case.data, changes), case.verdict, case.method, case.upgrading)
+    assert judged(damaged, answers, step) == judged(damaged, answers)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mailbalancer.wire.hop_by_hop import cuts, read_connection
 from mailbalancer.wire.http_body import open_body, request_framing, response_framing
 from mailbalancer.wire.http_head import BadMessage, RequestReader, ResponseReader
+from tests.wire.damage import edited, edits
 from tests.wire.http_corpus import REQUESTS, RESPONSES
 
 REQUEST_READER = RequestReader()
@@ -174,24 +175,6 @@ def compare(data: bytes, method: bytes = b"") -> bool:
         if isinstance(theirs, Read):
             assert theirs == accepted.came_in, f"{who} on what came in"
     return True
-
-
-NOISE = [
-    *(bytes((n,)) for n in range(256)),
-    *(b"\r\n", b"\r\n\r\n", b"\n\n", b"\r\n ", b"\r\n\t", b" \t", b", ", b"; ", b"0\r\n\r\n", b"chunked", b"identity"),
-    *(b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: evil.example\r\n", b"Connection: close\r\n"),
-    *(b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n", b"Trailer: X\r\n", b"HTTP/1.1", b"GET /x HTTP/1.1\r\n\r\n"),
-]
-edits = st.lists(
-    st.tuples(st.integers(0, 2000), st.sampled_from([0, 0, 1, 1, 2, 5]), st.sampled_from([b"", *NOISE])), max_size=3
-)
-
-
-def edited(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
-    for place, removed, added in changes:
-        place %= len(data) + 1
-        data = data[:place] + added + data[place + removed :]
-    return data
 
 
 SMALL_REQUESTS = [case.data for case in REQUESTS if len(case.data) < 2000]

@@ -205,6 +205,8 @@ def test_what_was_seen_is_not_judged_again_but_what_is_new_is(head):
     for tail in (b"\0", b"\n", b"\rx"):
         with pytest.raises(BadMessage):
             READER.read(head + tail, seen=len(head))
+    with pytest.raises(BadMessage):
+        READER.read(head + b"\rx", seen=len(head) + 1)  # the CR was seen, but not what follows it
     if head.endswith(b"y"):
         assert READER.read(head + b"\r\n\r", seen=len(head)) is None
         assert READER.read(head + b"\r\n\r\n", seen=len(head) + 3) is not None
