@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import ipaddress
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -226,6 +227,18 @@ def program(ipv6: bool, workers: int) -> list[tuple[int, int]]:
         if word < words - 1:
             steps.append((_TAX, 0))
     return [*steps, (_MUL_K, _MULTIPLIER), (_RSH_K, 16), (_MOD_K, workers), (_RET_A, 0)]
+
+
+def worker_of(address: str, workers: int) -> int | None:
+    """The worker on which this client address lands: the same arithmetic as `program`. None: it is no address."""
+    try:
+        packed = ipaddress.ip_address(address).packed
+    except ValueError:
+        return None
+    folded = 0
+    for word in struct.unpack(f"!{len(packed) // 4}I", packed):
+        folded ^= word
+    return ((folded * _MULTIPLIER & 0xFFFFFFFF) >> 16) % workers
 
 
 def _attach(sock: socket.socket, ipv6: bool, workers: int) -> None:

@@ -146,7 +146,7 @@ class Members:
             if record.connects != before and record.is_checked:
                 ok, failed = (new - old for new, old in zip(record.connects, before, strict=True))
                 if ok + failed > 0:
-                    reason = "no connection to it"
+                    reason = "connects fail"
                     self._happened(record, record.state.observe_traffic(max(ok, 0), max(failed, 0), reason, now))
 
     def tick(self, now: float) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from heapq import nlargest
 
-from mailbalancer.control.listeners import Listeners, ListenerSet, wanted
+from mailbalancer.control.listeners import Listeners, ListenerSet, wanted, worker_of
 from mailbalancer.control.members import Members
 from mailbalancer.control.persistence import Bindings
 from mailbalancer.control.slots import Allocation, Slots
@@ -23,6 +24,8 @@ from mailbalancer.model import Config
 
 #: All workers must run a new configuration within this time, or nobody does.
 ROLLOUT_S = 10.0
+#: A worker that starts empty is told at most so many bindings, those that live longest: it is to serve soon.
+MOST_BINDINGS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,23 @@ class Rollout:
         sets = [self._listeners[endpoint] for endpoint in wanted(target.config)]
         life.passed &= {entry.id for entry in sets}
         fresh = [entry for entry in sets if entry.id not in life.passed]
-        bindings = () if life.configured else tuple(self._bindings.valid(time.monotonic()))
+        bindings = () if life.configured else self._bindings_for(worker)
         # more listeners than one frame carries: the same version several times, each with more of them
         for start in range(0, len(fresh) or 1, FDS_PER_FRAME):
             part = fresh[start : start + FDS_PER_FRAME]
             life.passed |= {entry.id for entry in part}
             known = {e.id: Listening(owners[e.endpoint], e.endpoint) for e in sets if e.id in life.passed}
-            self._send(worker, target, known, part, bindings)
+            self._send(worker, target, known, part, bindings if start == 0 else ())
+
+    def _bindings_for(self, worker: Worker) -> tuple[Binding, ...]:
+        """What a worker that starts empty has to know: shared tables, and the clients that land on it."""
+        workers = self._workers.count
+        needed = (
+            binding
+            for binding in self._bindings.valid(time.monotonic())
+            if self._bindings.is_shared(binding.group) or worker_of(binding.key, workers) in (worker.index, None)
+        )
+        return tuple(nlargest(MOST_BINDINGS, needed, key=lambda binding: binding.expires_at))
 
     def _send(
         self,

@@ -100,6 +100,10 @@ class Workers:
         return iter(self._places)
 
     @property
+    def count(self) -> int:
+        return len(self._places)
+
+    @property
     def alive(self) -> int:
         return sum(1 for worker in self._places if worker.life is not None)
 
@@ -214,6 +218,7 @@ class Workers:
             return
         except ValueError as error:
             self._events.error(f"worker {worker.index} talks nonsense ({error}): it is replaced")
+            self._deaf(worker, life)
             self.kill(worker)
             return
         for payload, fds in frames:

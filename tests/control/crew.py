@@ -10,7 +10,6 @@ import time
 from mailbalancer.ipc.board import Beat, Board
 from mailbalancer.ipc.channel import Channel, ChannelClosed
 from mailbalancer.ipc.messages import (
-    Bound,
     Configure,
     Configured,
     Down,
@@ -106,13 +105,13 @@ class Refusing(Stub):
             super().configure(message, fds)
 
 
-class Reporting(Stub):
-    """Worker 0 reports a binding with every configuration."""
+class Keeping(Stub):
+    """Tells which bindings came with a configuration, if any did."""
 
     def configure(self, message: Configure, fds: list[int]) -> None:
         super().configure(message, fds)
-        if self.index == 0:
-            self.tell(Bound("cas", "10.0.0.1", "ex1", time.monotonic() + 1000))
+        if message.bindings:
+            self.tell(SessionList(0, [{"key": binding.key} for binding in message.bindings]))
 
 
 class Dying(Stub):

@@ -7,12 +7,13 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from mailbalancer.control import listeners as module
-from mailbalancer.control.listeners import Listeners, explain, program
+from mailbalancer.control.listeners import Listeners, explain, program, worker_of
 from mailbalancer.errors import ListenError
 from mailbalancer.model import Endpoint
 from tests.control.configurations import config, persist, service
@@ -47,7 +48,7 @@ def accepted_by(sockets: tuple[socket.socket, ...]) -> list[int]:
     return numbers
 
 
-def worker_of(source: str, endpoint: Endpoint, sockets: tuple[socket.socket, ...]) -> int:
+def landed_on(source: str, endpoint: Endpoint, sockets: tuple[socket.socket, ...]) -> int:
     family = socket.AF_INET6 if endpoint.is_ipv6 else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.bind((source, 0))
@@ -190,10 +191,11 @@ def test_each_of_200_addresses_stays_with_one_worker_everywhere(listeners: Liste
     listeners.open_missing(
         config(service("smtp", [smtp], persist=persist()), service("imap", [imap], persist=persist()))
     )
-    first = {source: worker_of(source, smtp, listeners[smtp].sockets) for source in SOURCES}
+    first = {source: landed_on(source, smtp, listeners[smtp].sockets) for source in SOURCES}
     for endpoint in (smtp, imap):
-        again = {source: worker_of(source, endpoint, listeners[endpoint].sockets) for source in SOURCES}
+        again = {source: landed_on(source, endpoint, listeners[endpoint].sockets) for source in SOURCES}
         assert again == first
+    assert {source: worker_of(source, WORKERS) for source in SOURCES} == first
     share = Counter(first.values())
     assert set(share) == set(range(WORKERS))
     assert max(share.values()) < 2 * len(SOURCES) / WORKERS
@@ -203,7 +205,7 @@ def test_each_of_200_addresses_stays_with_one_worker_everywhere(listeners: Liste
 def test_an_ipv6_address_stays_with_one_worker(listeners: Listeners) -> None:
     endpoint = here("::1")
     (entry,) = listeners.open_missing(config(service(listen=[endpoint], persist=persist())))
-    assert len({worker_of("::1", endpoint, entry.sockets) for _ in range(12)}) == 1
+    assert len({landed_on("::1", endpoint, entry.sockets) for _ in range(12)}) == 1
 
 
 def test_a_reload_pins_and_unpins(listeners: Listeners) -> None:
@@ -211,9 +213,9 @@ def test_a_reload_pins_and_unpins(listeners: Listeners) -> None:
     spread, pinned = config(service(listen=[endpoint])), config(service(listen=[endpoint], persist=persist()))
     (entry,) = listeners.open_missing(spread)
     listeners.pin_as(pinned)
-    assert len({worker_of("127.0.3.7", endpoint, entry.sockets) for _ in range(30)}) == 1
+    assert len({landed_on("127.0.3.7", endpoint, entry.sockets) for _ in range(30)}) == 1
     listeners.pin_as(spread)
-    assert len({worker_of("127.0.3.7", endpoint, entry.sockets) for _ in range(30)}) > 1
+    assert len({landed_on("127.0.3.7", endpoint, entry.sockets) for _ in range(30)}) > 1
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8, 64])
@@ -224,6 +226,19 @@ def test_the_program_as_an_interpreter_runs_it(ipv6: bool, workers: int) -> None
     share = Counter(_interpret(steps, _header(ipv6, number)) for number in range(1024))
     assert set(share) == set(range(workers))
     assert max(share.values()) < 2 * 1024 / workers
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_where_an_address_lands_is_known_beforehand(ipv6: bool) -> None:
+    steps = program(ipv6, 7)
+    for number in range(200):
+        header = _header(ipv6, number)
+        address = ip_address(header[8:24] if ipv6 else header[12:16])
+        assert worker_of(str(address), 7) == _interpret(steps, header)
+
+
+def test_what_is_no_address_lands_nowhere() -> None:
+    assert worker_of("0a1b2c", 4) is None
 
 
 def _header(ipv6: bool, number: int) -> bytes:

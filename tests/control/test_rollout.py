@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 
 from mailbalancer.control import rollout as module
 from mailbalancer.control.events import Events
-from mailbalancer.control.listeners import Listeners
+from mailbalancer.control.listeners import Listeners, worker_of
 from mailbalancer.control.members import Members
 from mailbalancer.control.persistence import Bindings
 from mailbalancer.control.rollout import Rollout
@@ -22,10 +23,11 @@ from mailbalancer.control.slots import Slots
 from mailbalancer.control.workers import WorkerMain, Workers
 from mailbalancer.errors import ListenError, MailbalancerError
 from mailbalancer.ipc.board import Beat, Board
+from mailbalancer.ipc.messages import Bound, SessionList, Up
 from mailbalancer.log import Log
 from mailbalancer.model import Config, Endpoint
-from tests.control.configurations import config, service
-from tests.control.crew import Dying, Refusing, Stub
+from tests.control.configurations import config, persist, service
+from tests.control.crew import Dying, Keeping, Refusing, Stub
 from tests.support.ports import free_port, free_ports
 from tests.support.waiting import eventually_async
 
@@ -37,6 +39,8 @@ class Engine:
     listeners: Listeners
     members: Members
     rollout: Rollout
+    bindings: Bindings
+    heard: dict[int, list[str]]
 
     def versions(self) -> list[int]:
         return [self.board.ints[self.board.beat(w.index, Beat.CONFIG_VERSION)] for w in self.workers]
@@ -55,12 +59,13 @@ async def engine(main: WorkerMain, workers: int = 2) -> AsyncIterator[Engine]:
     listeners = Listeners(workers)
     rollout = Rollout(listeners, Slots(board), crew, members, bindings)
     crew.on_start = rollout.configure
-    crew.on_message = lambda worker, message: None
+    heard: dict[int, list[str]] = {}
+    crew.on_message = lambda worker, message: heard.update({worker.index: told(message)})
     crew.on_end = lambda index: None
     crew.on_change = rollout.worker_changed
     crew.start()
     try:
-        yield Engine(board, crew, listeners, members, rollout)
+        yield Engine(board, crew, listeners, members, rollout, bindings, heard)
     finally:
         crew.no_more_replacements()
         for worker in crew:
@@ -68,6 +73,11 @@ async def engine(main: WorkerMain, workers: int = 2) -> AsyncIterator[Engine]:
         await crew.all_ended()
         listeners.close([entry.endpoint for entry in listeners])
         log._close()
+
+
+def told(message: Up) -> list[str]:
+    assert isinstance(message, SessionList)
+    return [session["key"] for session in message.sessions]
 
 
 def here() -> Endpoint:
@@ -181,6 +191,26 @@ def test_a_successor_gets_what_runs_now() -> None:
             await eventually_async(lambda: worker.starts == 2 and worker.settled, what="a successor")
             assert it.versions() == [2, 2]
             assert await greeting(second)
+
+    asyncio.run(scenario())
+
+
+def test_a_successor_learns_the_clients_that_land_on_it() -> None:
+    groups = config(service("smtp", persist=persist()), service("tls", persist=persist("tls", by="tls_session_id")))
+
+    async def scenario() -> None:
+        async with engine(Keeping.run) as it:
+            await it.rollout.apply(groups)
+            expires_at = time.monotonic() + 500
+            addresses = [f"10.0.0.{number}" for number in range(40)]
+            for key in addresses:
+                it.bindings.learn(Bound("cas", key, "ex1", expires_at), time.monotonic())
+            it.bindings.learn(Bound("tls", "0a1b", "ex2", expires_at), time.monotonic())
+            for worker in it.workers:
+                it.workers.kill(worker)
+            await eventually_async(lambda: len(it.heard) == 2, what="both successors tell what they were told")
+            for index, keys in it.heard.items():
+                assert sorted(keys) == sorted(["0a1b", *(a for a in addresses if worker_of(a, 2) == index)])
 
     asyncio.run(scenario())
 

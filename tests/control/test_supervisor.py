@@ -71,6 +71,7 @@ def test_workers_are_the_only_children_and_die_with_their_sessions_alone(tmp_pat
     port = free_port()
     with Balancer(settings(port, real.port), tmp_path) as balancer:
         assert children(balancer.pid) == set(balancer.worker_pids)
+        assert status_line(balancer.pid, "Threads") == "1", "it forks"
         sessions = [connected(port, real) for _ in range(12)]
         listed = balancer.command("sessions")["sessions"]
         by_worker = {session["client"]: session["worker"] for session in listed}
