@@ -51,6 +51,8 @@ TICK_S = 0.2
 SAVE_S = 60.0
 #: Persistence entries that are saved: those that live longest.
 SAVED_BINDINGS = 100_000
+#: Commands that are also answered while sessions finish at a stop.
+READ_ONLY = frozenset({"status", "events", "sessions", "persistence"})
 #: Workers end a moment after the deadline they were given; then they are ended.
 GRACE_S = 1.0
 
@@ -198,10 +200,9 @@ class Supervisor:
             MailbalancerError: it cannot be run; what ran before runs on unchanged.
         """
         async with self._reloading:
-            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 self._refuse_unless_ready()
-                return await self._reload()
+                return await self._reload_announced()
             except ConfigError as error:
                 for problem in error.problems:
                     self._log.error(problem)
@@ -211,8 +212,13 @@ class Supervisor:
             except MailbalancerError as error:
                 self._events.error(f"{self._path} was not applied: {error}")
                 raise
-            finally:
-                notify("READY=1")
+
+    async def _reload_announced(self) -> dict[str, Any]:
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            return await self._reload()
+        finally:
+            notify("READY=1")
 
     async def _reload(self) -> dict[str, Any]:
         before = self._config
@@ -278,6 +284,8 @@ class Supervisor:
         asyncio.get_running_loop().call_later(SAVE_S, self._save_now_and_then)
 
     def _save(self) -> None:
+        if self._rollout.running is None:  # stopped while starting: what was saved before is still true
+            return
         now = time.monotonic()
         bindings = nlargest(SAVED_BINDINGS, self._bindings.valid(now), key=lambda binding: binding.expires_at)
         self._state_file.write(self._members.wanted(), self._members.not_ready(now), bindings)
@@ -301,7 +309,8 @@ class Supervisor:
             self._log.warning(f"worker {worker.index} reported something that cannot be: {error}")
 
     async def _obey(self, command: str, arguments: dict[str, Any]) -> Any:
-        self._refuse_unless_ready()
+        if command not in READ_ONLY or self._rollout.running is None:
+            self._refuse_unless_ready()
         return await self._commands.run(command, arguments)
 
     def _report(self) -> dict[str, Any]:
@@ -313,7 +322,9 @@ class Supervisor:
 
     def _refuse_unless_ready(self) -> None:
         if self._stopping.is_set():
-            raise ControlError("mailbalancer is stopping", "sessions may finish first; it takes no commands any more")
+            raise ControlError(
+                "mailbalancer is stopping", "sessions finish first; it can only be asked for its status any more"
+            )
         if not self._ready:
             raise ControlError("mailbalancer is still starting", "ask again in a moment")
 

@@ -174,6 +174,9 @@ def test_stop_lets_sessions_finish(tmp_path: Path, real: Greeter) -> None:
         os.kill(balancer.pid, signal.SIGTERM)
         eventually(lambda: not listening(port), what="no new connection is taken")
         talk(client, server)
+        assert balancer.service("smtp")["sessions"] == 1
+        with pytest.raises(Refused, match="is stopping"):
+            balancer.command("drain", real_server="ex1")
         client.close()
         server.close()
         eventually(lambda: not balancer.running)
