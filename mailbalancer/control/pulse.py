@@ -20,7 +20,7 @@ from pathlib import Path
 
 #: The owner asks this often; a worker beats every 50 ms.
 BEAT_CHECK_S = 0.05
-STOPPED_S = 0.25
+STOPPED_S = 0.15
 SILENT_S = 0.4
 SPUN_S = 0.3
 PATIENT_S = 10.0
