@@ -18,6 +18,7 @@ from pathlib import Path
 from mailbalancer.log import one_line
 from mailbalancer.model import Endpoint, Verify
 from mailbalancer.tls.certificate import Certificate
+from mailbalancer.tls.profile import VERSIONS
 
 # X509_V_ERR_… of OpenSSL, x509_vfy.h
 _UNTRUSTED_ISSUER = frozenset({2, 19, 20, 21, 27})
@@ -25,8 +26,6 @@ _NOT_YET_VALID = 9
 _EXPIRED = 10
 _SELF_SIGNED = 18
 _WRONG_NAME = frozenset({62, 64})
-
-VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 def expected_name(verify: Verify, endpoint: Endpoint) -> str:

@@ -14,8 +14,11 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,20 @@ class Authority:
         self.file = folder / "authority.pem"
         self.file.write_bytes(_pem(self.certificate))
 
-    def issue(self, *names: str, days: float = 90, starts_in_days: float = -1) -> Issued:
+    def issue(
+        self, *names: str, days: float = 90, starts_in_days: float = -1, rsa_bits: int = 0, for_clients: bool = False
+    ) -> Issued:
         """A server certificate for DNS names and IP addresses.
 
         Args:
             names: the first one also names the files.
             days: until it expires, from now; negative for one that has expired.
             starts_in_days: when it becomes valid, from now; it is moved before the end where `days` is negative.
+            rsa_bits: size of an RSA key; 0: an elliptic-curve key.
+            for_clients: to be shown by a client instead of a server.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if for_clients else ExtendedKeyUsageOID.SERVER_AUTH
         ends = _now() + datetime.timedelta(days=days)
         starts = min(_now() + datetime.timedelta(days=starts_in_days), ends - datetime.timedelta(days=1))
         lifetime = (ends - starts) / datetime.timedelta(days=1)
@@ -69,17 +77,35 @@ class Authority:
             _builder(_name(names[0]), self._name, key, starts, lifetime)
             .add_extension(x509.SubjectAlternativeName([_alternative(n) for n in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         return self._write(names[0], certificate, key)
 
+    def answer(
+        self, issued: Issued, *, revoked: bool = False, starts_in_days: float = -1, days: float | None = 7
+    ) -> bytes:
+        """What this authority's OCSP responder says about a certificate, DER; `days` None: without an end."""
+        starts = _now() + datetime.timedelta(days=starts_in_days)
+        response = ocsp.OCSPResponseBuilder().add_response(
+            cert=issued.certificate,
+            issuer=self.certificate,
+            algorithm=hashes.SHA1(),
+            cert_status=ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
+            this_update=starts,
+            next_update=None if days is None else _now() + datetime.timedelta(days=days),
+            revocation_time=starts if revoked else None,
+            revocation_reason=None,
+        )
+        signed = response.responder_id(ocsp.OCSPResponderEncoding.HASH, self.certificate)
+        return signed.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
     def client_context(self) -> ssl.SSLContext:
         """What a client that trusts this authority, and only it, needs."""
         return ssl.create_default_context(cafile=str(self.file))
 
-    def _write(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Issued:
+    def _write(self, name: str, certificate: x509.Certificate, key: Key) -> Issued:
         stem = f"{name.replace('*', 'any').replace(':', '_')}-{certificate.serial_number % 0xFFFFFF:06x}"
         chain, key_file, pem = (self._folder / f"{stem}{end}" for end in (".chain.pem", ".key.pem", ".pem"))
         key_bytes = key.private_bytes(
@@ -94,7 +120,7 @@ class Authority:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: Key,
     starts: datetime.datetime,
     days: float,
 ) -> x509.CertificateBuilder:
