@@ -53,8 +53,8 @@ class Reactor:
     def watch(self, sock: socket.socket, handler: Handler) -> None:
         """Deliver both edges of this socket to `handler` until `close`."""
         fd = sock.fileno()
+        self._epoll.register(fd, _EDGES)  # first: when the kernel refuses, nothing holds the socket
         self.handlers[fd] = handler
-        self._epoll.register(fd, _EDGES)
 
     def watch_level(self, sock: socket.socket, handler: Handler, mask: int = select.EPOLLIN) -> None:
         """Deliver what `mask` names for as long as it is so: for listeners, which are not emptied in one go, and for

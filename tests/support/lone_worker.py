@@ -119,9 +119,10 @@ class LoneWorker:
     Args:
         max_files: the process's limit of descriptors; 0: as it is.
         workers: columns of the board; this worker is the first, a test may write the others.
+        prepare: called in the worker before it starts, to break what never breaks by itself.
     """
 
-    def __init__(self, max_files: int = 0, workers: int = 1) -> None:
+    def __init__(self, max_files: int = 0, workers: int = 1, prepare: Callable[[], None] | None = None) -> None:
         self.board = Board(workers, 64)
         self.messages: list[Up] = []
         self.slots: dict[MemberKey, int] = {}
@@ -131,6 +132,7 @@ class LoneWorker:
         self._next_number = 1
         self._asked = 0
         self._max_files = max_files
+        self._prepare = prepare
         self._log_file = tempfile.TemporaryFile(mode="ab+", buffering=0)  # noqa: SIM115 - closed in __exit__
         self._channel, self._theirs = Channel.pair()
         self._pid = 0
@@ -182,6 +184,8 @@ class LoneWorker:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if self._max_files:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (self._max_files, self._max_files))
+            if self._prepare is not None:
+                self._prepare()
             code = run(0, self._theirs, self.board, Log(LOG))
         except BaseException as error:
             os.write(2, f"Traceback: {error!r}\n".encode())

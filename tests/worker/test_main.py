@@ -10,6 +10,10 @@ import pytest
 from mailbalancer.ipc.board import Beat, Count
 from mailbalancer.ipc.messages import Configure, Configured, ListSessions, SessionList, Stopped
 from mailbalancer.model import Config, Persist
+from mailbalancer.worker.reactor import Reactor
+from mailbalancer.worker.relay import Relay
+from mailbalancer.worker.service import Service
+from mailbalancer.worker.session import Session
 from tests.support.lone_worker import LOG, Door, LoneWorker, member, receive, receive_all, service
 from tests.support.servers import Echo, Named
 from tests.support.waiting import eventually
@@ -200,3 +204,63 @@ def test_the_board_says_who_beats() -> None:
             assert echoes(client)
             worker.after_beats(2)
             assert worker.beat(Beat.OPEN_FILES) == before + 2
+
+
+class Mistake:
+    """Makes a method raise for one client only: the one whose first bytes are `word`, or every second call."""
+
+    def __init__(self, owner: type[object], name: str) -> None:
+        self.owner, self.name = owner, name
+        self.original = getattr(owner, name)
+        self.calls = 0
+
+    def install(self) -> None:
+        mistake = self
+
+        def sometimes(*args: object) -> object:
+            mistake.calls += 1
+            if mistake.calls % 2 == 0:
+                raise RuntimeError("a mistake of ours")
+            return mistake.original(*args)
+
+        setattr(self.owner, self.name, sometimes)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Service, "choose"), (Service, "header_for"), (Session, "_admit"), (Reactor, "watch"), (Relay, "on_server")],
+)
+def test_a_mistake_in_one_session_ends_that_one_and_is_told(owner: type[object], name: str) -> None:
+    with LoneWorker(prepare=Mistake(owner, name).install) as worker, Echo("ex1") as ex1:
+        worker.may_fault = True
+        worker.configure(service("imap", ex1))
+        answers = []
+        worker.after_beats(1)
+        files = worker.files()
+        for _ in range(6):
+            try:
+                with worker.connect("imap") as client:
+                    answers.append(echoes(client))
+            except ConnectionResetError:
+                answers.append(False)
+        worker.eventually_counts(0, Count.SESSIONS, "imap")
+        worker.eventually_counts(0, Count.SESSIONS, "imap", "ex1")
+        told = [line for line in worker.log_lines() if line["message"].startswith("internal error")]
+        assert told
+        assert told[0]["error"] == "RuntimeError: a mistake of ours"
+        assert "sometimes" in told[0]["at"]
+        assert True in answers
+        assert not worker.list_sessions().sessions
+        eventually(lambda: worker.files() == files, what="every descriptor is given back")
+
+
+def test_a_mistake_at_a_deadline_stops_no_heartbeat() -> None:
+    with LoneWorker(prepare=Mistake(Session, "due").install) as worker, Echo("ex1") as ex1:
+        worker.may_fault = True
+        worker.configure(service("imap", ex1, idle_timeout_s=0.1))
+        clients = [worker.connect("imap") for _ in range(4)]
+        worker.eventually_counts(0, Count.SESSIONS, "imap")
+        worker.after_beats(2)
+        assert {line["end"] for line in worker.session_lines(4)} == {"idle_timeout", "internal_error"}
+        for client in clients:
+            client.close()

@@ -21,7 +21,7 @@ class WheelMachine(RuleBasedStateMachine):
         self.keys: dict[int, int] = {}
         self.deadlines: dict[int, float] = {}
 
-    @rule(item=ITEMS, after=st.floats(-5, 700))
+    @rule(item=ITEMS, after=st.one_of(st.sampled_from((0.05, 0.06, 1.0)), st.floats(-5, 700)))
     def add(self, item: int, after: float) -> None:
         if item in self.keys:
             self.wheel.remove(item, self.keys[item])
@@ -81,3 +81,15 @@ def test_a_deadline_in_the_past_is_due_at_the_next_tick() -> None:
     wheel.add("late", 3.0)
     assert list(wheel.due(105.9)) == []
     assert list(wheel.due(106.0)) == ["late"]
+
+
+def test_an_item_that_another_one_removed_is_not_delivered() -> None:
+    wheel: Wheel[str] = Wheel(0.0, tick_s=1.0)
+    keys = {name: wheel.add(name, 2.5) for name in ("a", "b")}
+    delivered = []
+    for name in wheel.due(3.0):
+        delivered.append(name)
+        other = "b" if name == "a" else "a"
+        wheel.remove(other, keys[other])
+    assert len(delivered) == 1
+    assert len(wheel) == 0
