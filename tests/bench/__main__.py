@@ -194,7 +194,7 @@ def main() -> int:
         say("without wrk and nginx there is no load and no server: nothing was measured")
         return 1
     allow_files(20000)
-    cores = plan_cores()
+    cores, machine = plan_cores(), describe()
     started_at = time.monotonic()
     with _deadline(), tempfile.TemporaryDirectory(prefix="mailbalancer-bench-") as folder:
         bench = Bench(available(), cores, Path(folder), arguments.rounds, arguments.seconds)
@@ -203,7 +203,7 @@ def main() -> int:
         except OutOfTime:
             say(f"not finished after {DEADLINE_S} s: the table has what was measured until then")
         versions = bench.versions
-    print(f"{describe()}. Cores: {cores.words()}. Medians of {arguments.rounds} rounds; {time.strftime('%Y-%m-%d')}\n")
+    print(f"{machine}. Cores: {cores.words()}. Medians of {arguments.rounds} rounds; {time.strftime('%Y-%m-%d')}\n")
     print(
         "Busy cores clearly below the number of workers mean that the load was the limit, and not the proxy. "
         "The scaling by CPU time is what two full cores would give.\n"

@@ -56,13 +56,16 @@ def plan_cores() -> Cores:
 
 
 def describe() -> str:
-    """Processor and kernel, for the head of the report."""
+    """Processor, kernel and what else the machine was busy with, for the head of the report."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    return (
+        f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
+        f"load average {os.getloadavg()[0]:.1f} at the start"
+    )
 
 
 @contextlib.contextmanager
