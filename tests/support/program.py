@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -52,8 +51,8 @@ class Balancer:
 
     def __init__(self, config: Mapping[str, Any] | str, folder: Path, expect_trouble: bool = False) -> None:
         # a socket's path may have 107 bytes, and tmp_path alone can be longer
-        self._short = Path(tempfile.mkdtemp(prefix="mb-", dir="/tmp"))
-        self.control_socket = self._short / "control"
+        self._short = tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp", ignore_cleanup_errors=True)
+        self.control_socket = Path(self._short.name) / "control"
         self.folder = folder
         self.config_file = folder / "mailbalancer.yaml"
         self.state_file = folder / "state.json"
@@ -105,7 +104,7 @@ class Balancer:
         try:
             self.start()
         except BaseException:
-            self._remove_socket_folder()
+            self._short.cleanup()
             raise
         return self
 
@@ -116,7 +115,7 @@ class Balancer:
             self.stop()
         finally:
             self.kill()
-            self._remove_socket_folder()
+            self._short.cleanup()
         if kind is not None:
             sys.stderr.write(f"--- log of mailbalancer ---\n{self.log_text()[-20000:]}\n")  # pytest shows it
         elif not self.expect_trouble:
@@ -212,9 +211,6 @@ class Balancer:
         # an unchanged file may keep its version: then nothing has to reach the workers
         done = version >= before and all(w["config_version"] == version for w in status["workers"] if w["alive"])
         return status if done else None
-
-    def _remove_socket_folder(self) -> None:
-        shutil.rmtree(self._short, ignore_errors=True)
 
 
 def run_cli(*arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
