@@ -45,7 +45,7 @@ class Certificate:
         """What must be said about its dates: empty when it is valid for `warn_days` days or more."""
         days = self.days_left(now)
         if now >= self.not_after:
-            return f"certificate expired {_days(-days - 1)} ago"
+            return f"certificate expired {_days((now - self.not_after).days)} ago"
         if now < self.not_before:
             return f"certificate is not valid before {self.not_before:%Y-%m-%d %H:%M} UTC"
         return f"certificate expires in {_days(days)}" if days < warn_days else ""
