@@ -814,7 +814,11 @@ class Document(Strict):
     state_file: Annotated[str, _checked(lambda text: text and values.file_path(text))] = Field(
         default="/var/lib/mailbalancer/state.json", description="Empty: operator's states are forgotten at restart"
     )
-    user: Annotated[str, _checked(values.user)] = "mailbalancer"
+    user: Annotated[
+        str,
+        _checked(values.user),
+        Field(description="To become when started as root; auto: mailbalancer if there is such a user; empty: stay"),
+    ] = "auto"
     log: Log = Field(default_factory=Log)
     stop_timeout_s: float = Field(default=30.0, ge=0, le=DAY_S, allow_inf_nan=False)
 

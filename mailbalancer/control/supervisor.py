@@ -39,7 +39,7 @@ from mailbalancer.control.status import Status
 from mailbalancer.control.workers import Worker, WorkerMain, Workers
 from mailbalancer.errors import ConfigError, ControlError, MailbalancerError, PrivilegeError
 from mailbalancer.host.limits import raise_open_files
-from mailbalancer.host.privileges import become, own_directories
+from mailbalancer.host.privileges import DEFAULT_USER, become, own_directories, service_user
 from mailbalancer.ipc.board import Board
 from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, SessionList, Stop, Up
 from mailbalancer.log import Log
@@ -131,17 +131,19 @@ class Supervisor:
 
     def _take_privileges(self) -> None:
         config = self._config
+        user = service_user(config.user)
         raise_open_files()
-        own_directories([Path(config.control_socket).parent], config.user)
+        own_directories([Path(config.control_socket).parent], user)
         if config.state_file:
             try:
-                own_directories([Path(config.state_file).parent], config.user)
+                own_directories([Path(config.state_file).parent], user)
             except PrivilegeError as error:
                 self._events.warning(str(error))
-        if become(config.user):
-            self._log.info(f"running as user {config.user}")
+        if become(user):
+            self._log.info(f"running as user {user}")
         elif os.geteuid() == 0:
-            self._as_root = "mailbalancer runs as root; name a `user` in the configuration that it becomes at the start"
+            remedy = f"`adduser --system --group {DEFAULT_USER}` and a restart end that"
+            self._as_root = f"mailbalancer runs as root; {remedy}"
             self._events.warning(self._as_root)
 
     def _assemble(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from mailbalancer.errors import PrivilegeError
 
 CAP_NET_BIND_SERVICE = 10
+DEFAULT_USER = "mailbalancer"
 
 _PR_SET_KEEPCAPS = 8
 _PR_SET_NO_NEW_PRIVS = 38
@@ -34,6 +35,19 @@ class _CapData(ctypes.Structure):
         ("permitted", ctypes.c_uint32),
         ("inheritable", ctypes.c_uint32),
     ]
+
+
+def service_user(wanted: str) -> str:
+    """The user to become: `auto` is the one the package documentation tells to make, if it was made.
+
+    A machine without it still runs, as root and with a warning, rather than refuse to carry mail.
+    """
+    if wanted != "auto":
+        return wanted
+    try:
+        return pwd.getpwnam(DEFAULT_USER).pw_name
+    except KeyError:
+        return ""
 
 
 def become(user: str) -> bool:

@@ -51,7 +51,7 @@ def test_the_smallest_file_has_safe_defaults(load: Load, tmp_path: Path) -> None
     assert config.workers == min(len(os.sched_getaffinity(0)), 64)
     assert config.control_socket == "/run/mailbalancer/control.sock"
     assert config.state_file == "/var/lib/mailbalancer/state.json"
-    assert config.user == "mailbalancer"
+    assert config.user == "auto"
     assert config.log == model.Logging()
     assert config.warnings == ()
     assert config.path == "x.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import traceback
 from collections.abc import Callable
@@ -11,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from mailbalancer.errors import PrivilegeError
-from mailbalancer.host.privileges import CAP_NET_BIND_SERVICE, become, drop_everything, own_directories
+from mailbalancer.host.privileges import (
+    CAP_NET_BIND_SERVICE,
+    DEFAULT_USER,
+    become,
+    drop_everything,
+    own_directories,
+    service_user,
+)
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give privileges up")
 
@@ -125,3 +133,13 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PrivilegeError, match=r"install -d -o mailbalancer"):
         own_directories([tmp_path / "file" / "below"], "")
+
+
+def test_the_user_of_the_documentation_is_taken_only_if_it_exists() -> None:
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    assert service_user("auto") == (DEFAULT_USER if DEFAULT_USER in known else "")
+
+
+@pytest.mark.parametrize("wanted", ["", "root", "somebody-else"])
+def test_a_user_that_is_named_is_not_second_guessed(wanted: str) -> None:
+    assert service_user(wanted) == wanted
