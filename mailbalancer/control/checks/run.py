@@ -53,7 +53,7 @@ _WARN_DAYS = TlsCheck().warn_days
 async def run_check(check: Check, endpoint: Endpoint) -> Result:
     """Ask the server once how it is. `check.timeout_s` bounds everything, from connect to farewell.
 
-    Never raises but CancelledError. `Result.detail` may hold `banner`, `status`, `rcode`, `cert_days`, and
+    Never raises but CancelledError. `Result.detail` may hold `banner`, `status`, `rcode`, `cert_days`, `cert_sha256` and
     `fault: balancer` when this machine and not the server was at fault (out of descriptors, ports or memory).
     """
     if check.type == "none":
@@ -106,6 +106,7 @@ def _judge_dates(options: CheckOptions, talk: Conversation, reason: str) -> tupl
         return Verdict.UP, reason
     now = today()
     talk.detail["cert_days"] = talk.certificate.days_left(now)
+    talk.detail["cert_sha256"] = talk.certificate.sha256
     expiry = talk.certificate.expiry(now, options.warn_days if isinstance(options, TlsCheck) else _WARN_DAYS)
     if not talk.certificate.valid_at(now) and _verify(options).kind != "none":
         return Verdict.DOWN, expiry

@@ -197,9 +197,11 @@ def ca(authority, name=NAME):
 
 
 def test_good_certificate(peers, silent, authority):
-    result = judge(peers, silent, authority.issue(NAME), ca(authority))
+    pair = authority.issue(NAME)
+    result = judge(peers, silent, pair, ca(authority))
     assert (result.verdict, result.reason) == (Verdict.UP, f"TLS handshake done, certificate for {NAME}")
     assert result.detail["cert_days"] == 90
+    assert result.detail["cert_sha256"] == pair.sha256
 
 
 def test_the_address_is_expected_when_no_name_is(peers, silent, authority):
