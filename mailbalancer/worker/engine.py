@@ -44,7 +44,7 @@ class Engine:
         self.max_files = max_files
         self.listeners_open = 0
         self.sessions: set[Session] = set()
-        self.pipes = PipePool(limit=max(0, max_files // 16))
+        self.pipes = PipePool(limit=max(0, max_files // 16), workers=board.workers)
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.column = board.count(index, 0, Count.SESSIONS)
         self._open_files_cell = board.beat(index, Beat.OPEN_FILES)

@@ -234,7 +234,7 @@ class Worker:
         config = message.config
         self._engine.view.set_limits(_limits(config, message.slots))
         for name in [n for n in self._services if config.service(n) is None]:
-            del self._services[name]  # its sessions hold it for as long as they last
+            self._services.pop(name).retire()  # its sessions hold it for as long as they last
         for service in config.services:
             runtime = self._services.get(service.name)
             if runtime is None:

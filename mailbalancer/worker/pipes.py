@@ -11,7 +11,8 @@ import fcntl
 import os
 
 PIPE_BYTES = 512 * 1024
-#: Below the kernel's default of 16,384 pages (64 MiB) of pipe buffers per user, after which pipes shrink to a page.
+#: Over all workers; half the kernel's default of 16,384 pages (64 MiB) of pipe buffers per user (pipe(7)), after which
+#: new pipes shrink to a page or two. The other half is for the pipes of ordinary size.
 PIPES_LARGE = 64
 PIPES_KEPT = 16
 
@@ -19,8 +20,9 @@ PIPES_KEPT = 16
 class PipePool:
     """Pipes for bulk flows: few, reused, given back when a flow falls idle. A dirty pipe is closed, never reused."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, workers: int = 1) -> None:
         self.limit = limit
+        self._large = max(1, PIPES_LARGE // workers)
         self.open = 0
         self._free: list[tuple[int, int]] = []
 
@@ -34,7 +36,7 @@ class PipePool:
             pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
-        if self.open < PIPES_LARGE:
+        if self.open < self._large:
             with contextlib.suppress(OSError):  # the user's share of pipe memory is used up: a small pipe works too
                 fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.open += 1

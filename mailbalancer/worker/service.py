@@ -113,6 +113,12 @@ class Service:
         else:
             self._sources.warn_share = source.warn_share
 
+    def retire(self) -> None:
+        """No longer configured: its sessions run on, those without a server yet get none. The slots that its members
+        had may soon mean others."""
+        self._pools = {"": ServicePool(model.Pool(self.name, "", ()), {}, None, shared=False)}
+        self.serve_queue()
+
     # ------------------------------------------------------------ admission
 
     def opened(self) -> None:

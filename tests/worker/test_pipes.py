@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 
 import pytest
 
-from mailbalancer.worker.pipes import PIPES_KEPT, PipePool
+from mailbalancer.worker.pipes import PIPE_BYTES, PIPES_KEPT, PIPES_LARGE, PipePool
 
 
 def is_open(fd: int) -> bool:
@@ -55,6 +56,16 @@ def test_there_are_no_more_than_the_limit() -> None:
             pool.give_back(pipe, empty=True)
     assert pool.take() is not None
     assert PipePool(0).take() is None
+
+
+def test_the_large_ones_are_shared_among_the_workers() -> None:
+    pool = PipePool(8, workers=PIPES_LARGE // 2)
+    pipes = [pipe for _ in range(4) if (pipe := pool.take()) is not None]
+    sizes = [fcntl.fcntl(pipe[0], fcntl.F_GETPIPE_SZ) for pipe in pipes]
+    assert sizes[:2] == [PIPE_BYTES] * 2
+    assert max(sizes[2:]) < PIPE_BYTES
+    for pipe in pipes:
+        pool.give_back(pipe, empty=False)
 
 
 def test_few_are_kept() -> None:

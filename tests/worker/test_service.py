@@ -178,6 +178,22 @@ def test_who_waits_for_servers_that_go_away_is_refused() -> None:
             assert ask(holder) == "ex1"
 
 
+def test_who_waits_in_a_service_that_is_removed_is_refused() -> None:
+    with LoneWorker() as worker, Named("ex1") as ex1:
+        worker.configure(queued(ex1), service("pop", ex1))
+        with worker.connect("imap") as first, worker.connect("imap") as second:
+            ask(first)
+            worker.eventually_counts(1, Count.QUEUED, "imap")
+            worker.configure(service("pop", ex1))
+            with pytest.raises(ConnectionResetError):
+                receive_all(second)
+            assert worker.session_lines()[0]["end"] == "no_server"
+            assert ask(first) == "ex1"
+            assert worker.count(Count.QUEUED, "imap") == 0
+        worker.eventually_counts(0, Count.SESSIONS, "imap")
+        worker.eventually_counts(0, Count.SESSIONS, "imap", "ex1")
+
+
 def test_a_failed_connect_sends_a_waiting_client_back_to_wait() -> None:
     with LoneWorker() as worker, Named("ex2") as ex2:
         dead = ("ex1", "127.0.0.1", free_port())
