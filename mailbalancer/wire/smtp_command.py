@@ -34,9 +34,9 @@ _DOMAIN: Final = rb"(?:[A-Za-z0-9\x80-\xff_](?:[A-Za-z0-9\x80-\xff_.-]*[A-Za-z0-
 _ADDRESS: Final = rb"(?P<local>%b|%b)(?:@(?P<domain>%b))?" % (_ATOM, _QUOTED, _DOMAIN)
 _ROUTE: Final = rb"(?P<route>@%b(?:,@%b)*+:)?" % (_DOMAIN, _DOMAIN)
 _PARAMETERS: Final = rb"(?P<parameters>(?: +[A-Za-z0-9][A-Za-z0-9-]*+(?:=[^\x00-\x20=\x7f]++)?)*+) *"
-_PATH: Final = re.compile(rb" *(?:<(?P<null>)>|<%b%b>)%b" % (_ROUTE, _ADDRESS, _PARAMETERS))
+_PATH: Final = re.compile(rb" *<(?:%b%b)?>%b" % (_ROUTE, _ADDRESS, _PARAMETERS))
 # without the brackets, as printers send it and Postfix and Exchange take it
-_NAKED_PATH: Final = re.compile(rb" *(?P<null>\Z.)?(?P<route>\Z.)?%b%b" % (_ADDRESS, _PARAMETERS))
+_NAKED_PATH: Final = re.compile(rb" *%b%b" % (_ADDRESS, _PARAMETERS))
 _SIZE: Final = re.compile(rb"[0-9]{1,20}")
 
 
@@ -156,7 +156,7 @@ def _path(command: Command, keyword: bytes, answer: Answer) -> Path:
     if match is None:
         raise BadCommand(answer, f"address in {argument[:80]!r}")
     local = match["local"] or b""
-    routed = bool(match["route"]) or b"%" in local or b"!" in local
+    routed = bool(match.groupdict().get("route")) or b"%" in local or b"!" in local
     return Path(local, _domain(match["domain"] or b"", answer), routed, _parameters(match["parameters"]))
 
 
