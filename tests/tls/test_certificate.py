@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailbalancer.tls.certificate import Certificate, read, today
@@ -41,6 +41,7 @@ def test_a_name_cannot_make_a_line_or_move_a_cursor(authority: Authority) -> Non
     assert seen.names == ("a\\r\\nb\\x1b[2Jc.example.com",)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_bytes_that_are_no_certificate(data: bytes) -> None:
     assert read(data) is None

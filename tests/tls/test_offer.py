@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import ssl
@@ -212,7 +213,9 @@ def test_no_handshake_fails_while_certificates_change(authority: Authority, clie
 
     def shake_many() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            for _ in range(150):
+            for count in range(5000):
+                if count >= 150 and len(seen) == 2:
+                    break
                 with socket.create_connection(listener.getsockname()) as near, listener.accept()[0] as far:
                     try:
                         seen.add(_drive(offer.context, client, near, far))
@@ -275,8 +278,8 @@ def ask_status(authority: Authority, offer: Offer, name: str, version: str) -> s
         ) as client:
             sock, _ = listener.accept()
             sock.settimeout(10)
-            with offer.context.wrap_socket(sock, server_side=True) as server:
-                server.recv(1)
+            with offer.context.wrap_socket(sock, server_side=True) as server, contextlib.suppress(ConnectionError):
+                server.recv(1)  # its input is at an end, so it may leave before it has read our tickets
             return client.communicate(timeout=10)[0]
 
 

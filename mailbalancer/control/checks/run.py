@@ -53,8 +53,8 @@ _WARN_DAYS = TlsCheck().warn_days
 async def run_check(check: Check, endpoint: Endpoint) -> Result:
     """Ask the server once how it is. `check.timeout_s` bounds everything, from connect to farewell.
 
-    Never raises but CancelledError. `Result.detail` may hold `banner`, `status`, `rcode`, `cert_days`, `cert_sha256` and
-    `fault: balancer` when this machine and not the server was at fault (out of descriptors, ports or memory).
+    Never raises but CancelledError. `Result.detail` may hold `banner`, `status`, `rcode`, `cert_days`, `cert_sha256`
+    and `fault: balancer` when this machine and not the server was at fault (out of descriptors, ports or memory).
     """
     if check.type == "none":
         return Result(Verdict.UP, "not checked")
