@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mailbalancer.ipc.board import COUNT, Beat, Board, Count
 from mailbalancer.log import Log
@@ -18,15 +18,49 @@ from mailbalancer.worker.reactor import Reactor
 from mailbalancer.worker.view import BoardView
 from mailbalancer.worker.wheel import Wheel
 
-if TYPE_CHECKING:
-    from mailbalancer.worker.session import Session
-
 #: Descriptors kept for everything that is not a session: epoll, channel, log, listeners are counted on top.
 RESERVE = 64
 #: A session needs two sockets.
 PER_SESSION = 2
 #: The largest piece read at once; a service's `buffer_bytes` takes a part of it.
 BUFFER_BYTES = 1024 * 1024
+
+
+class Timed(Protocol):
+    """Whatever has a deadline on the wheel."""
+
+    def due(self, now: float) -> None:
+        """The deadline has come, or came a while ago and something has happened since."""
+
+    def end(self, reason: str, *, reset: bool = False) -> None:
+        """Close everything that belongs to it."""
+
+
+class Named(Protocol):
+    """The service, as far as an engine must know it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Live(Timed, Protocol):
+    """A connection of a client, from accept to its log line, in whichever mode.
+
+    Attributes:
+        slot: the board's slot of its real server; -1: none.
+    """
+
+    @property
+    def slot(self) -> int: ...
+
+    @property
+    def service(self) -> Named: ...
+
+    def facts(self) -> dict[str, str | int | float]:
+        """For `mailbalancer sessions`."""
+
+    def owns(self, fd: int) -> bool:
+        """Whether this descriptor is one of its sockets."""
 
 
 class Engine:
@@ -39,11 +73,11 @@ class Engine:
         self.log = log
         self.loop = loop
         self.reactor = Reactor(loop, self.fault)
-        self.wheel: Wheel[Session] = Wheel(self.reactor.now)
+        self.wheel: Wheel[Timed] = Wheel(self.reactor.now)
         self.view = BoardView(board, index)
         self.max_files = max_files
         self.listeners_open = 0
-        self.sessions: set[Session] = set()
+        self.sessions: set[Live] = set()
         self.pipes = PipePool(limit=max(0, max_files // 16), workers=board.workers)
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.column = board.count(index, 0, Count.SESSIONS)
@@ -66,7 +100,7 @@ class Engine:
         """A handler of this descriptor raised: a mistake of ours. Its session ends, no other one notices."""
         self.session_fault(next((s for s in self.sessions if s.owns(fd)), None), error)
 
-    def session_fault(self, session: Session | None, error: Exception) -> None:
+    def session_fault(self, session: Timed | None, error: Exception) -> None:
         """Say where it happened, and end the session if it is known which."""
         where = traceback.extract_tb(error.__traceback__)[-1]
         self.log.error(

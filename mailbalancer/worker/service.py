@@ -13,7 +13,7 @@ import random
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mailbalancer import model
 from mailbalancer.balance.admit import AddressLists, WaitQueue
@@ -26,9 +26,6 @@ from mailbalancer.model import Endpoint, MemberKey, Mode
 from mailbalancer.wire import proxy_header
 from mailbalancer.worker.engine import Engine
 
-if TYPE_CHECKING:
-    from mailbalancer.worker.session import Session
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -39,6 +36,40 @@ class Target:
     endpoint: Endpoint
     family: int
     sockaddr: tuple[str, int]
+
+
+class Seeker(Protocol):
+    """Whoever needs a real server of a service: a `tcp` session, or a `Placement` of another mode.
+
+    Attributes:
+        address, port: the client.
+        route: whose pool is asked.
+        tried: servers that failed already.
+        why: set by `choose`: what decided.
+        tls_session: the TLS session that the client asks to resume.
+        held_table, held_key: set by `choose`: the binding that does not expire while this one lives.
+    """
+
+    address: str
+    port: int
+    route: str
+    tried: tuple[str, ...]
+    why: str
+    tls_session: str
+    target: Target | None
+    held_table: Table | None
+    held_key: str
+
+    def __hash__(self) -> int: ...
+
+    def leave_queue(self, choice: Target | Refusal) -> None:
+        """There is an answer now."""
+
+    def wait_until(self, deadline_at: float) -> None:
+        """This deadline, instead of any that was set."""
+
+    def reached(self) -> Endpoint:
+        """The address of ours that the client connected to."""
 
 
 class ServicePool:
@@ -70,7 +101,7 @@ class Service:
         self._engine = engine
         self._tell = tell
         self._pools: dict[str, ServicePool] = {}
-        self._queue: WaitQueue[Session] = WaitQueue(0, 0.0)
+        self._queue: WaitQueue[Seeker] = WaitQueue(0, 0.0)
         self._serving = False
         self._sources: SourceCounter | None = None
 
@@ -155,7 +186,7 @@ class Service:
 
     # ------------------------------------------------------------ choice
 
-    def choose(self, session: Session) -> Target | Refusal:
+    def choose(self, session: Seeker) -> Target | Refusal:
         """A server for this session, counted on the board from this moment."""
         engine = self._engine
         pool = self._pool_of(session)
@@ -175,20 +206,28 @@ class Service:
         ints[engine.cell(slot, Count.TOTAL)] += 1
         return pool.targets[chosen.member.name]
 
-    def closed(self, session: Session, *, waiting: bool) -> None:
+    def closed(self, session: Seeker, *, waiting: bool) -> None:
         """A session is over; somebody who waits may have its place."""
-        engine = self._engine
-        engine.ints[self._sessions_cell] -= 1
+        self.left()
+        self.release(session, waiting=waiting)
+
+    def left(self) -> None:
+        """One connection of a client less."""
+        self._engine.ints[self._sessions_cell] -= 1
+
+    def release(self, session: Seeker, *, waiting: bool) -> None:
+        """This one needs no server any more; somebody who waits may have its place."""
         if waiting:
             self._unqueue(session)
         if session.held_table is not None:
-            session.held_table.closed(session.held_key, engine.reactor.now)
+            session.held_table.closed(session.held_key, self._engine.reactor.now)
+            session.held_table = None
             if self._sources is not None and session.held_key == session.address:
                 self._sources.closed(session.address)
         if self._queue:
             self.serve_queue()
 
-    def header_for(self, session: Session) -> bytes:
+    def header_for(self, session: Seeker) -> bytes:
         """The PROXY header that goes to the server first; empty when the service sends none."""
         version = self.config.proxy_protocol.send
         if not version:
@@ -197,7 +236,7 @@ class Service:
 
     # ------------------------------------------------------------ persistence
 
-    def _persistent(self, pool: ServicePool, table: Table, session: Session, now: float) -> Choice | Refusal:
+    def _persistent(self, pool: ServicePool, table: Table, session: Seeker, now: float) -> Choice | Refusal:
         """Back to the server that persistence remembers, or a new one, remembered from now on."""
         view, address = self._engine.view, session.address.encode()
         if not pool.by_tls_session:
@@ -216,7 +255,7 @@ class Service:
         self._report(pool, table, key, chosen.member.name, now)
         return chosen
 
-    def _hold(self, pool: ServicePool, table: Table, session: Session, key: str) -> None:
+    def _hold(self, pool: ServicePool, table: Table, session: Seeker, key: str) -> None:
         """While this session lives, its binding does not expire. Held once, however often it chooses."""
         if session.held_table is None:
             table.opened(key)
@@ -229,11 +268,11 @@ class Service:
             assert pool.config.persist is not None
             self._tell(Bound(pool.config.persist.group, key, name, now + table.timeout_s))
 
-    def learns_tls_session(self, session: Session) -> bool:
+    def learns_tls_session(self, session: Seeker) -> bool:
         """Whether the server's first bytes must be looked at for a session id."""
         return self.is_tls and self._pool_of(session).by_tls_session
 
-    def bind_tls_session(self, session: Session, tls_session: str) -> None:
+    def bind_tls_session(self, session: Seeker, tls_session: str) -> None:
         """The server has named its TLS session: whoever presents that id again goes to the same server."""
         pool = self._pool_of(session)
         if pool.table is None or session.target is None:
@@ -243,7 +282,7 @@ class Service:
         self._hold(pool, pool.table, session, tls_session)
         self._report(pool, pool.table, tls_session, name, now)
 
-    def _pool_of(self, session: Session) -> ServicePool:
+    def _pool_of(self, session: Seeker) -> ServicePool:
         return self._pools.get(session.route) or self._pools[""]
 
     def watch_balance(self) -> None:
@@ -257,7 +296,7 @@ class Service:
 
     # ------------------------------------------------------------ queue
 
-    def wait(self, session: Session) -> bool:
+    def wait(self, session: Seeker) -> bool:
         """Every ready server is full: wait in the queue. False when there is none or it is full too."""
         if not self._queue.push(session, self._engine.reactor.now):
             self._engine.ints[self._refused_cell] += 1
@@ -295,7 +334,7 @@ class Service:
             else:
                 full.add(wants)
 
-    def _bound_to(self, session: Session) -> str | None:
+    def _bound_to(self, session: Seeker) -> str | None:
         """The real server that persistence remembers for this session."""
         pool = self._pool_of(session)
         if pool.table is None:
@@ -303,6 +342,6 @@ class Service:
         key = session.tls_session if pool.by_tls_session else session.address
         return pool.table.lookup(key, self._engine.reactor.now)
 
-    def _unqueue(self, session: Session) -> None:
+    def _unqueue(self, session: Seeker) -> None:
         if self._queue.remove(session):
             self._engine.ints[self._queued_cell] -= 1
