@@ -35,7 +35,6 @@ from mailbalancer.model import (
     TlsCheck,
     Verify,
 )
-from mailbalancer.wire.proxy_header import encode_local
 
 #: How long a server of an unknown protocol may take to greet first.
 GREETING_S = 1.0
@@ -114,7 +113,7 @@ async def smoke(service: Service, *, timeout_s: float, limit: int) -> SmokeRepor
 async def _compare(service: Service, pool: Pool, timeout_s: float, limit: int) -> Comparison:
     options = unverified(options_for(service, pool), server_name(service, pool))
     front = dialled(service.listen[0])
-    ours = _header(service.proxy_protocol.send)
+    ours = service.proxy_protocol.send
     asked = pool.members[:limit]
     talks = [_dialogue(f"through {front}", front, header_through(service, front), options, timeout_s)]
     talks += [
@@ -171,14 +170,13 @@ def dialled(listen: Endpoint) -> Endpoint:
     return Endpoint("::1" if listen.is_ipv6 else "127.0.0.1", listen.port)
 
 
-def header_through(service: Service, front: Endpoint) -> bytes:
-    """The PROXY header the service wants from us: dialling an address of its own, a machine comes from that address."""
+def header_through(service: Service, front: Endpoint) -> str:
+    """Version of the PROXY header that the service wants from us; empty: none.
+
+    Dialling an address of its own, a machine comes from that address.
+    """
     us = ipaddress.ip_address(front.host)
-    return _header("v2" if any(us in network for network in service.proxy_protocol.accept_from) else "")
-
-
-def _header(version: str) -> bytes:
-    return encode_local(version) if version else b""
+    return "v2" if any(us in network for network in service.proxy_protocol.accept_from) else ""
 
 
 def _conversation_name(options: CheckOptions) -> str:
@@ -189,7 +187,7 @@ def _conversation_name(options: CheckOptions) -> str:
 # ---------------------------------------------------------------- holding it
 
 
-async def _dialogue(title: str, endpoint: Endpoint, header: bytes, options: CheckOptions, timeout_s: float) -> Dialogue:
+async def _dialogue(title: str, endpoint: Endpoint, header: str, options: CheckOptions, timeout_s: float) -> Dialogue:
     lines: list[Spoken] = []
     facts: Facts = {}
     talk = Conversation(endpoint, proxy_header=header, transcript=lines)

@@ -102,10 +102,14 @@ def encode(version: str, source: Endpoint, destination: Endpoint) -> bytes:
     return SIGNATURE_V2 + bytes((0x20 | _PROXY, stream)) + len(block).to_bytes(2, "big") + block
 
 
-def encode_local(version: str) -> bytes:
-    """The header for a connection of our own (a health check): it names no client."""
+def encode_local(version: str, own: Endpoint, server: Endpoint) -> bytes:
+    """The header for a connection of our own (a health check), from `own` to `server`.
+
+    Version 2 says LOCAL. Version 1 has no word for it that everybody understands: Postfix refuses `PROXY UNKNOWN` with
+    a 421, so there our own address stands as the client's.
+    """
     if version == "v1":
-        return b"PROXY UNKNOWN\r\n"
+        return encode(version, own, server)
     _require_v2(version)
     return SIGNATURE_V2 + bytes((0x20 | _LOCAL, _UNSPEC, 0, 0))
 

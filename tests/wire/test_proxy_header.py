@@ -223,8 +223,8 @@ def test_encode_says_what_the_specification_shows():
     assert proxy_header.encode("v1", A4, B4) == b"PROXY TCP4 192.0.2.7 198.51.100.9 50123 25\r\n"
     assert proxy_header.encode("v2", A4, B4) == v2(b"\x21\x11", INET)
     assert proxy_header.encode("v2", A6, B6) == v2(b"\x21\x21", INET6)
-    assert proxy_header.encode_local("v1") == b"PROXY UNKNOWN\r\n"
-    assert proxy_header.encode_local("v2") == v2(b"\x20\x00", b"")
+    assert proxy_header.encode_local("v1", A4, B4) == b"PROXY TCP4 192.0.2.7 198.51.100.9 50123 25\r\n"
+    assert proxy_header.encode_local("v2", A4, B4) == v2(b"\x20\x00", b"")
 
 
 def test_encode_leaves_the_zone_of_a_link_local_address_at_home():
@@ -237,7 +237,7 @@ def test_encode_knows_two_versions(version):
     with pytest.raises(ValueError, match="use 'v1' or 'v2'"):
         proxy_header.encode(version, A4, B4)
     with pytest.raises(ValueError, match="use 'v1' or 'v2'"):
-        proxy_header.encode_local(version)
+        proxy_header.encode_local(version, A4, B4)
 
 
 ports = st.integers(0, 65535)

@@ -27,6 +27,7 @@ from mailbalancer.log import one_line
 from mailbalancer.model import Endpoint, Verify
 from mailbalancer.tls import verify as verification
 from mailbalancer.tls.certificate import Certificate, read
+from mailbalancer.wire.proxy_header import encode_local
 
 #: RFC 5321 allows 512 bytes a reply line, IMAP capability lines are longer; nobody honest comes near this.
 LINE_BYTES = 4096
@@ -94,7 +95,7 @@ class Conversation:
 
     Args:
         endpoint: whom to talk to.
-        proxy_header: sent before anything else on a stream; empty: none.
+        proxy_header: version of the PROXY header that goes before anything else on a stream ("v1", "v2"); empty: none.
         look_only: end right after the first TLS handshake, unverified, with CertificateSeen.
         transcript: every line said and heard is added here; None: not recorded.
     """
@@ -103,7 +104,7 @@ class Conversation:
         self,
         endpoint: Endpoint,
         *,
-        proxy_header: bytes = b"",
+        proxy_header: str = "",
         look_only: bool = False,
         transcript: list[Spoken] | None = None,
     ) -> None:
@@ -145,8 +146,9 @@ class Conversation:
         self.note("*", f"connected to {self.endpoint}")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._proxy_header:
-            self.note(">", shown(self._proxy_header))
-            await self.send(self._proxy_header)
+            header = encode_local(self._proxy_header, Endpoint(*sock.getsockname()[:2]), self.endpoint)
+            self.note(">", shown(header))
+            await self.send(header)
 
     async def start_tls(self, verify: Verify) -> None:
         """Go on inside TLS, with the server's certificate verified as `verify` says.

@@ -36,7 +36,6 @@ from mailbalancer.model import (
 )
 from mailbalancer.tls.certificate import today
 from mailbalancer.tls.verify import why_refused
-from mailbalancer.wire.proxy_header import encode_local
 
 _CONVERSATIONS: dict[type[CheckOptions], Callable[[Any, Conversation], Awaitable[str]]] = {
     TcpCheck: tcp.converse,
@@ -76,8 +75,7 @@ async def run_check(check: Check, endpoint: Endpoint) -> Result:
 
 
 def _conversation(check: Check, target: Endpoint, *, look_only: bool = False) -> Conversation:
-    header = encode_local(check.proxy_header) if check.proxy_header else b""
-    return Conversation(target, proxy_header=header, look_only=look_only)
+    return Conversation(target, proxy_header=check.proxy_header, look_only=look_only)
 
 
 async def _verdict(check: Check, talk: Conversation, deadline_at: float) -> tuple[Result, CertificateRefused | None]:
