@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_LINE_BREAKING: Final = re.compile(rb"[\0\r\n]")
 _CR, _SPACE = 0x0D, 0x20
 
 
@@ -26,6 +27,9 @@ class LineFault(Enum):
     BARE_CR = "bare <CR> in a line"
     NUL = "NUL byte in a line"
     CONTROL = "control byte in a line"
+
+
+_FAULTS: Final = {b"\n": LineFault.BARE_LF, b"\r": LineFault.BARE_CR, b"\0": LineFault.NUL}
 
 
 class BadLine(ValueError):
@@ -43,10 +47,12 @@ class Lines:
         max_bytes: longest line, CRLF included; may be changed between lines (an AUTH answer may be longer).
     """
 
-    __slots__ = ("_buffer", "_searched", "max_bytes")
+    __slots__ = ("_buffer", "_forbidden", "_searched", "max_bytes")
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, controls: bool = False) -> None:
+        """`controls`: control bytes other than CR, LF and NUL may stand inside a line, as in an IMAP password."""
         self.max_bytes = max_bytes
+        self._forbidden = _LINE_BREAKING if controls else _CONTROL
         self._buffer = bytearray()
         self._searched = 0  # no LF before this index
 
@@ -72,9 +78,9 @@ class Lines:
             return None
         line = bytes(buffer[: end - 1]) if end else b""
         if not end or buffer[end - 1] != _CR:
-            raise BadLine(_fault(bytes(buffer[: end + 1])))
-        if _CONTROL.search(line):
-            raise BadLine(_fault(line))
+            raise BadLine(self._fault(bytes(buffer[: end + 1])))
+        if self._forbidden.search(line):
+            raise BadLine(self._fault(line))
         del buffer[: end + 1]
         self._searched = 0
         return line
@@ -90,21 +96,12 @@ class Lines:
         """A TLS handshake on a plain port shows in its first byte; it may never contain an LF."""
         buffer = self._buffer
         if buffer and buffer[0] < _SPACE and buffer[0] != _CR:
-            raise BadLine(_fault(bytes(buffer[:1])))
+            raise BadLine(LineFault.NUL if not buffer[0] else LineFault.CONTROL)
         if len(buffer) >= self.max_bytes:
             raise BadLine(LineFault.TOO_LONG)
 
-
-def _fault(data: bytes) -> LineFault:
-    """The first forbidden byte of a line decides what it is called."""
-    found = _CONTROL.search(data)
-    assert found is not None
-    match found[0]:
-        case b"\n":
-            return LineFault.BARE_LF
-        case b"\r":
-            return LineFault.BARE_CR
-        case b"\0":
-            return LineFault.NUL
-        case _:
-            return LineFault.CONTROL
+    def _fault(self, data: bytes) -> LineFault:
+        """The first forbidden byte of a line decides what it is called."""
+        found = self._forbidden.search(data)
+        assert found is not None
+        return _FAULTS.get(found[0], LineFault.CONTROL)

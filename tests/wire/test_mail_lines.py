@@ -76,3 +76,15 @@ def test_the_limit_may_change_between_lines() -> None:
     assert lines.next() is None
     lines.feed(b"\r\n")
     assert lines.next() == b"a" * 40
+
+
+def test_control_bytes_may_be_allowed_but_never_line_ends() -> None:
+    lines = Lines(100, controls=True)
+    lines.feed(b"a LOGIN u p\tw\x01\r\n")
+    assert lines.next() == b"a LOGIN u p\tw\x01"
+    for bad, fault in ((b"a\rb\r\n", LineFault.BARE_CR), (b"a\0b\r\n", LineFault.NUL), (b"ab\n", LineFault.BARE_LF)):
+        lines = Lines(100, controls=True)
+        lines.feed(bad)
+        with pytest.raises(BadLine) as caught:
+            lines.next()
+        assert caught.value.fault is fault
