@@ -73,7 +73,7 @@ class Lines:
         buffer = self._buffer
         end = buffer.find(b"\n", self._searched, self.max_bytes)
         if end < 0:
-            self._searched = min(len(buffer), self.max_bytes)
+            self._searched = len(buffer)
             self._check_incomplete()
             return None
         line = bytes(buffer[: end - 1]) if end else b""

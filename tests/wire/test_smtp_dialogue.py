@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailbalancer.wire.smtp_answers import Answer
 from mailbalancer.wire.smtp_command import parse
@@ -429,3 +431,48 @@ def test_commands_without_mail_are_counted() -> None:
     table.message().dialogue.data_ended()
     table.server(b"250 queued")
     assert table.dialogue.fruitless == 0
+
+
+CLIENT_LINES = [
+    *(b"EHLO x", b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"DATA", b"BDAT 5", b"BDAT 5 LAST", b"BDAT 0 LAST", b"RSET"),
+    *(b"NOOP", b"AUTH PLAIN", b"STARTTLS", b"XCLIENT x", b"XSTUFF", b"QUIT", b"BDAT x"),
+]
+SERVER_LINES = [
+    b"250 ok",
+    b"354 go",
+    b"334 x",
+    b"235 in",
+    b"221 bye",
+    b"450 later",
+    b"550 no",
+    b"421 4.3.2 gone",
+    b"220 mx",
+]
+BODY_ENDED = b""
+
+
+@given(st.lists(st.sampled_from([*CLIENT_LINES, *SERVER_LINES, BODY_ENDED]), max_size=40))
+def test_no_message_is_accepted_that_the_server_has_not_got(steps: list[bytes]) -> None:
+    table = Table(Rules(starttls=True, auth_needs_tls=False)).hello()
+    dialogue, complete = table.dialogue, 0
+    for step in steps:
+        assert dialogue.messages <= complete
+        if step in SERVER_LINES and not table.closed:
+            try:
+                relay = table.server(step)
+            except OutOfStep:
+                return
+            assert not (relay.ends_message and relay.reply.positive) or dialogue.messages <= complete
+        elif step in CLIENT_LINES and dialogue.expects is Expect.COMMAND:
+            table.client(step)
+            complete += step == b"BDAT 0 LAST" and table.to_server[-1] == step
+        elif step == BODY_ENDED and dialogue.expects is Expect.DATA:
+            dialogue.data_ended()
+            complete += 1
+        elif step == BODY_ENDED and dialogue.expects is Expect.CHUNK:
+            dialogue.chunk_ended()
+            complete += table.to_server[-1] == b"BDAT 5 LAST"
+        elif dialogue.expects is Expect.TLS:
+            dialogue.tls_established()
+            assert dialogue.helo is None
+            assert not dialogue.in_transaction
