@@ -6,12 +6,14 @@ Refuses to know: what any of it does.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from mailbalancer.config.load import load
 from mailbalancer.control.supervisor import Supervisor
 from mailbalancer.ipc.board import Board
 from mailbalancer.log import Log
+from mailbalancer.tls.context_pool import ContextPool
 from mailbalancer.worker import main as worker
 
 
@@ -24,4 +26,6 @@ def run(config_path: Path) -> int:
     loaded = load(config_path)
     log = Log(loaded.log)
     board = Board(loaded.workers, loaded.board_slots)
-    return Supervisor(config_path, loaded, board, log, worker.run, load).run()
+    contexts = ContextPool()
+    worker_main = partial(worker.run, contexts=contexts)
+    return Supervisor(config_path, loaded, board, log, worker_main, load, contexts).run()

@@ -18,6 +18,7 @@ from mailbalancer.config.build_service import Known, build_service, unavailable
 from mailbalancer.config.problems import Path, formatted
 from mailbalancer.config.report import Report
 from mailbalancer.config.validate import Checked
+from mailbalancer.tls.material import CertificateError, read_material
 
 MAX_WORKERS = 64
 
@@ -201,21 +202,31 @@ def _certificates(report: Report, document: schema.Document) -> tuple[model.Cert
             report.file(written.key) if written.key else "",
             report.file(written.ocsp) if written.ocsp else "",
         )
-        for reason in _unusable(certificate):
-            report.problem(("certificates", name), reason)
+        _look_into(report, certificate)
         built.append(certificate)
     return tuple(built)
 
 
-def _unusable(certificate: model.Certificate) -> list[str]:
-    """Why the files of a certificate cannot be used."""
+def _look_into(report: Report, certificate: model.Certificate) -> None:
+    """A certificate must be usable now, not when the first client comes."""
+    place = ("certificates", certificate.name)
     kinds = ("CERTIFICATE",) if certificate.key_file else ("CERTIFICATE", "PRIVATE KEY")
     reasons = [
         unreadable(certificate.chain_file, *kinds),
         unreadable(certificate.key_file, "PRIVATE KEY") if certificate.key_file else "",
         unreadable(certificate.ocsp_file) if certificate.ocsp_file else "",
     ]
-    return [reason for reason in reasons if reason]
+    for reason in filter(None, reasons):
+        report.problem(place, reason)
+    if any(reasons):
+        return
+    try:
+        material = read_material(certificate)
+    except CertificateError as error:
+        report.problem(place, str(error))
+        return
+    for warning in material.warnings:
+        report.warning(place, warning)
 
 
 def _refuse_too_many(report: Report, config: model.Config) -> None:

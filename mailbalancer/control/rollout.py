@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from heapq import nlargest
 
+from mailbalancer.control.certificates import Certificates
 from mailbalancer.control.listeners import Listeners, ListenerSet, wanted, worker_of
 from mailbalancer.control.members import Members
 from mailbalancer.control.persistence import Bindings
@@ -19,7 +20,7 @@ from mailbalancer.control.slots import Allocation, Slots
 from mailbalancer.control.workers import Worker, Workers
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.ipc.channel import FDS_PER_FRAME
-from mailbalancer.ipc.messages import Binding, Configure, Listening
+from mailbalancer.ipc.messages import Binding, Configure, Front, Listening
 from mailbalancer.model import Config
 
 #: All workers must run a new configuration within this time, or nobody does.
@@ -35,14 +36,22 @@ class Target:
     version: int
     config: Config
     allocation: Allocation
+    fronts: dict[str, Front]
 
 
 class Rollout:
     """Brings configurations into the workers, one at a time (the caller sees to that)."""
 
     def __init__(
-        self, listeners: Listeners, slots: Slots, workers: Workers, members: Members, bindings: Bindings
+        self,
+        listeners: Listeners,
+        slots: Slots,
+        workers: Workers,
+        members: Members,
+        bindings: Bindings,
+        certificates: Certificates,
     ) -> None:
+        self._certificates = certificates
         self._listeners = listeners
         self._slots = slots
         self._workers = workers
@@ -63,18 +72,21 @@ class Rollout:
         Raises:
             MailbalancerError: it cannot be run; what ran before still does.
         """
+        materials = self._certificates.read(config)
+        fronts = self._certificates.fronts(config, materials)
         opened = self._listeners.open_missing(config)
         try:
             allocation = self._slots.plan(config)
             self._members.prepare(config, allocation, time.monotonic())
             self._bindings.prepare(config)
-            await self._distribute(config, allocation)
+            await self._distribute(config, allocation, fronts)
         except BaseException:
             self._members.discard_prepared()
             if self.running is not None:
                 self._bindings.follow(self.running.config)
             self._listeners.close(entry.endpoint for entry in opened)
             raise
+        self._certificates.running = materials
         self._commit(config, allocation)
 
     def configure(self, worker: Worker) -> None:
@@ -121,13 +133,14 @@ class Rollout:
             known,
             tuple(entry.id for entry in part),
             bindings,
+            target.fronts,
         )
         self._workers.send(worker, message, [entry.sockets[worker.index].fileno() for entry in part])
 
-    async def _distribute(self, config: Config, allocation: Allocation) -> None:
+    async def _distribute(self, config: Config, allocation: Allocation, fronts: dict[str, Front]) -> None:
         before = self._target
         self._version += 1
-        self._target = Target(self._version, config, allocation)
+        self._target = Target(self._version, config, allocation, fronts)
         # a worker that cannot be kept alive under the running configuration has no say about the next one
         voters = [worker for worker in self._workers if before is None or worker.settled]
         try:
@@ -163,7 +176,7 @@ class Rollout:
         if before is None:
             return
         self._version += 1
-        self.running = self._target = Target(self._version, before.config, before.allocation)
+        self.running = self._target = Target(self._version, before.config, before.allocation, before.fronts)
         for worker in self._workers:
             if worker.life is not None and worker.life.channel.wants_write:
                 self._workers.kill(worker)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mailbalancer.config.diff import diff
+from mailbalancer.control.certificates import Certificates
 from mailbalancer.control.checks.scheduler import Scheduler
 from mailbalancer.control.commands import Commands
 from mailbalancer.control.events import Events
@@ -44,6 +45,7 @@ from mailbalancer.ipc.board import Board
 from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, SessionList, Stop, Up
 from mailbalancer.log import Log
 from mailbalancer.model import Config
+from mailbalancer.tls.context_pool import ContextPool
 
 #: How often traffic's connects and drain deadlines are looked at.
 TICK_S = 0.2
@@ -64,6 +66,7 @@ class Supervisor:
         path: the configuration file, read again at each reload.
         config: what was read from it for the start.
         load: reads the file; raises ConfigError with every problem.
+        contexts: made before the first fork, the same that `worker_main` has.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Supervisor:
         log: Log,
         worker_main: WorkerMain,
         load: Callable[[Path], Config],
+        contexts: ContextPool,
     ) -> None:
         self._path = path
         self._config = config
@@ -86,6 +90,7 @@ class Supervisor:
         self._ready = False
         self._workers = Workers(board, log, events, worker_main)
         self._listeners = Listeners(board.workers)
+        self._certificates = Certificates(contexts)
         self._bindings = Bindings()
         self._imbalances = Imbalances(events)
         self._state_file = StateFile(config.state_file, events)
@@ -150,7 +155,9 @@ class Supervisor:
         self._saved = saved = self._state_file.read()
         self._members = Members(self._board, self._events, self._drop, saved.wanted, saved.not_ready)
         slots = Slots(self._board)
-        self._rollout = Rollout(self._listeners, slots, self._workers, self._members, self._bindings)
+        self._rollout = Rollout(
+            self._listeners, slots, self._workers, self._members, self._bindings, self._certificates
+        )
         self._scheduler = Scheduler(self._members.observe)
         self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events)
         self._commands = Commands(

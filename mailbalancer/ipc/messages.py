@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mailbalancer.model import Config, Endpoint, MemberKey
+from mailbalancer.tls.material import Material
 
 # ---------------------------------------------------------------- down
 
@@ -29,6 +30,7 @@ class Configure:
         listeners: every address that must be listened on after this, by listener id.
         passed: listener ids of the attached descriptors, in order.
         bindings: persistence known to the supervisor, for a worker that starts empty.
+        fronts: what the services that speak TLS show their clients.
     """
 
     version: int
@@ -38,6 +40,7 @@ class Configure:
     listeners: dict[int, Listening]
     passed: tuple[int, ...] = ()
     bindings: tuple[Binding, ...] = ()
+    fronts: dict[str, Front] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,22 @@ class Listening:
 
     service: str
     endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What a service shows its clients, read and validated by the supervisor: what was checked is what is served.
+
+    Attributes:
+        owner, place: whose session keys, and where they lie (`tls.context_pool`).
+        materials: the default certificate first.
+        authorities: PEM; whose client certificates are welcome. Empty: none is asked for.
+    """
+
+    owner: str
+    place: int
+    materials: tuple[Material, ...]
+    authorities: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

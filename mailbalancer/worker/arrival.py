@@ -98,10 +98,6 @@ class Arrival:
         """No header in time."""
         self.end("no_proxy_header")
 
-    def owns(self, fd: int) -> bool:
-        """Whether this descriptor is ours."""
-        return self._client.fileno() == fd
-
     def end(self, reason: str, *, reset: bool = True, failure: str = "") -> None:
         """Close, and say in the log who it was."""
         if self.over:

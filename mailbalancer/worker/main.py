@@ -36,7 +36,9 @@ from mailbalancer.ipc.messages import (
 )
 from mailbalancer.log import Log
 from mailbalancer.model import Config, MemberKey
+from mailbalancer.tls.context_pool import ContextPool
 from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.fronts import Fronts
 from mailbalancer.worker.listener import Listener
 from mailbalancer.worker.service import Service
 
@@ -51,7 +53,7 @@ ORPHAN_S = 30.0
 class Worker:
     """One worker. `run` returns when it is over."""
 
-    def __init__(self, index: int, channel: Channel, board: Board, log: Log) -> None:
+    def __init__(self, index: int, channel: Channel, board: Board, log: Log, contexts: ContextPool) -> None:
         self._loop = uvloop.new_event_loop()
         self._index = index
         self._channel = channel
@@ -62,6 +64,7 @@ class Worker:
         self._config: Config | None = None
         self._services: dict[str, Service] = {}
         self._tables: dict[str, Table] = {}
+        self._fronts = Fronts(contexts)
         self._listeners: dict[int, Listener] = {}
         self._slow_at = 0.0
         self._stop_at: float | None = None
@@ -235,11 +238,13 @@ class Worker:
         self._engine.view.set_limits(_limits(config, message.slots))
         for name in [n for n in self._services if config.service(n) is None]:
             self._services.pop(name).retire()  # its sessions hold it for as long as they last
+        offers = self._fronts.follow(config, message.fronts)
         for service in config.services:
             runtime = self._services.get(service.name)
             if runtime is None:
                 runtime = self._services[service.name] = Service(self._engine, self._tell)
             runtime.configure(service, message.service_slots[service.name], message.slots, self._tables)
+            runtime.offer = offers.get(service.name)
 
     def _configure_listeners(self, message: Configure, fds: list[int]) -> None:
         for number in [n for n in self._listeners if n not in message.listeners]:
@@ -285,6 +290,10 @@ def _limits(config: Config, slots: dict[MemberKey, int]) -> dict[int, tuple[int,
     return limits
 
 
-def run(index: int, channel: Channel, board: Board, log: Log) -> int:
-    """Be worker `index` in this (forked) process; returns the exit code."""
-    return Worker(index, channel, board, log).run()
+def run(index: int, channel: Channel, board: Board, log: Log, contexts: ContextPool | None = None) -> int:
+    """Be worker `index` in this (forked) process; returns the exit code.
+
+    Args:
+        contexts: made before the fork, so that every worker resumes the TLS sessions of every other.
+    """
+    return Worker(index, channel, board, log, contexts or ContextPool(0)).run()

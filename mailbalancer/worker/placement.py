@@ -97,10 +97,6 @@ class Placement:
         """Close everything that belongs to this session."""
         raise NotImplementedError
 
-    def reached(self) -> Endpoint:
-        """The address of ours that the client connected to."""
-        raise NotImplementedError
-
     # ------------------------------------------------------------ seeking
 
     def seek(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,8 @@ from mailbalancer.balance.pool import Choice, Pool, PoolMember, Refusal
 from mailbalancer.ipc.board import Count
 from mailbalancer.ipc.messages import Bound, Imbalance, Up
 from mailbalancer.model import Endpoint, MemberKey, Mode
+from mailbalancer.tls import verify
+from mailbalancer.tls.offer import Offer
 from mailbalancer.wire import proxy_header
 from mailbalancer.worker.engine import Engine
 
@@ -100,6 +103,8 @@ class Service:
     def __init__(self, engine: Engine, tell: Callable[[Up], None]) -> None:
         self._engine = engine
         self._tell = tell
+        self.offer: Offer | None = None  # what clients are shown, when this service speaks TLS to them
+        self.server_context: ssl.SSLContext | None = None  # towards the servers, when it speaks TLS to them
         self._pools: dict[str, ServicePool] = {}
         self._queue: WaitQueue[Seeker] = WaitQueue(0, 0.0)
         self._serving = False
@@ -136,6 +141,8 @@ class Service:
         }
         self._exact = {h: r.name for r in config.routes for h in r.hosts if not h.startswith("*.")}
         self._wildcard = {h[2:]: r.name for r in config.routes for h in r.hosts if h.startswith("*.")}
+        tls = config.server_tls
+        self.server_context = verify.context(tls.verify, tls.min_version) if tls is not None else None
         source = config.pool.persist if config.pool.persist and config.pool.persist.by == "source" else None
         if source is None:
             self._sources = None

@@ -11,6 +11,7 @@ import pytest
 
 from mailbalancer import model
 from mailbalancer.model import Config, Endpoint
+from tests.support.certs import Authority
 
 Load = Callable[..., Config]
 Told = Callable[..., list[str]]
@@ -358,14 +359,14 @@ def test_warnings_do_not_stop_it(load: Load) -> None:
 # certificates
 
 
-PEM = "-----BEGIN {0}-----\nAA==\n-----END {0}-----\n"
 ONE = HEAD + "  a: {mode: tcp, listen: ':25', real_servers: [ex1, ex2]}\n"
 
 
 def test_certificate_files_are_looked_into(told: Told, load: Load, tmp_path: Path) -> None:
-    (tmp_path / "chain.pem").write_text(PEM.format("CERTIFICATE"))
-    (tmp_path / "key.pem").write_text(PEM.format("EC PRIVATE KEY"))
-    (tmp_path / "both.pem").write_text(PEM.format("CERTIFICATE") + PEM.format("PRIVATE KEY"))
+    issued = Authority(tmp_path).issue("mail.example.com")
+    for source, name in ((issued.chain, "chain.pem"), (issued.key, "key.pem"), (issued.pem, "both.pem")):
+        (tmp_path / name).write_bytes(source.read_bytes())
+        (tmp_path / name).chmod(0o600)
     (tmp_path / "folder").mkdir()
     config = load("certificates: {a: both.pem, b: {chain: chain.pem, key: key.pem}}\n" + ONE, tmp_path)
     assert config.certificates == (
@@ -383,3 +384,19 @@ def test_certificate_files_are_looked_into(told: Told, load: Load, tmp_path: Pat
         f"x.yaml:4: certificates.c: {tmp_path}/{keyless}",
         f"x.yaml:5: certificates.d: {tmp_path}/folder is not a file",
     ]
+
+
+def test_a_key_must_belong_to_its_certificate(told: Told, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    one, other = authority.issue("one.example.com"), authority.issue("two.example.com")
+    [line] = told(f"certificates: {{a: {{chain: {one.chain.name}, key: {other.key.name}}}}}\n" + ONE, tmp_path)
+    assert line.startswith("x.yaml:1: certificates.a: ")
+    assert one.chain.name in line
+    assert other.key.name in line
+
+
+def test_an_expired_certificate_is_served_and_warned_about(load: Load, tmp_path: Path) -> None:
+    issued = Authority(tmp_path).issue("mail.example.com", days=-2)
+    issued.pem.chmod(0o600)
+    [warning] = load(f"certificates: {{a: {issued.pem.name}}}\n" + ONE, tmp_path).warnings
+    assert "expired" in warning

@@ -193,3 +193,44 @@ def test_the_operators_folder_comes_first(load: Load, tmp_path: Path) -> None:
     text = HEAD + "  in: {profile: little-mail-smtp, vip: 10.0.1.1, real_servers: [mx1, mx2]}\nprofiles_dir: own\n"
     (service,) = load(text, tmp_path).services
     assert service.listen == (Endpoint("10.0.1.1", 2626),)
+
+
+FENCED = """profile: fenced
+title: Networks as a parameter
+parameters: {senders: {description: who may, type: networks}}
+services:
+  smtp: {port: 25, mode: tcp, allow: "${senders}", check: {type: tcp, send: "for ${senders}"}}
+  other: {port: 25, mode: tcp}
+default_services: [smtp]
+"""
+
+
+@pytest.mark.parametrize(
+    ("senders", "allowed", "text"),
+    [
+        ("10.1.20.0/24", ["10.1.20.0/24"], b"for 10.1.20.0/24"),
+        ("[10.1.20.0/24, '2001:db8::/32']", ["10.1.20.0/24", "2001:db8::/32"], b"for 10.1.20.0/24,2001:db8::/32"),
+    ],
+)
+def test_networks_are_one_or_a_list(load: Load, tmp_path: Path, senders: str, allowed: list[str], text: bytes) -> None:
+    (tmp_path / "fenced.yaml").write_text(FENCED)
+    (service,) = load(
+        "real_servers: {a: 10.0.0.1}\nprofiles_dir: .\n"
+        f"profiles: {{fenced: {{vip: 10.0.1.1, real_servers: [a], senders: {senders}}}}}\n",
+        tmp_path,
+    ).services
+    assert (service.name, [str(network) for network in service.allow]) == ("smtp", allowed)
+    assert service.pool.check.options == model.TcpCheck(send=text)
+
+
+def test_each_network_of_a_list_is_looked_at(told: Told, tmp_path: Path) -> None:
+    (tmp_path / "fenced.yaml").write_text(FENCED)
+    lines = told(
+        "real_servers: {a: 10.0.0.1}\nprofiles_dir: .\nservices:\n  in:\n    profile: fenced-smtp\n    vip: 10.0.1.1\n"
+        "    real_servers: [a]\n    senders:\n      - 10.1.20.0/24\n      - ten\n      - [10.0.0.0/8]\n",
+        tmp_path,
+    )
+    assert [line.partition(" is not")[0] for line in lines] == [
+        "x.yaml:10: services.in.senders: 'ten'",
+        "x.yaml:11: services.in.senders: must be one value",
+    ]

@@ -13,10 +13,10 @@ import pytest
 from mailbalancer import model
 from mailbalancer.config.load import load, load_text, tree
 from mailbalancer.errors import ConfigError
+from tests.support.certs import Authority
 
 PROFILES = Path(__file__).parent / "profiles"
 EXAMPLE = (Path(__file__).parent / "complete.yaml").read_text()
-PEM = "-----BEGIN {0}-----\nAA==\n-----END {0}-----\n"
 
 SEED = """\
 # the whole of it
@@ -193,7 +193,8 @@ def test_mutated_profiles_are_right_or_told_line_by_line(first: int, tmp_path: P
 
 def test_the_complete_example_lacks_only_what_is_built_later(tmp_path: Path) -> None:
     (tmp_path / "certs").mkdir()
-    (tmp_path / "certs/mail.example.com.pem").write_text(PEM.format("CERTIFICATE") + PEM.format("PRIVATE KEY"))
+    pem = Authority(tmp_path).issue("mail.example.com").pem
+    (tmp_path / "certs/mail.example.com.pem").write_bytes(pem.read_bytes())
     (tmp_path / "exchange-2019.yaml").write_text(
         "profile: exchange-2019\ntitle: t\nparameters:\n"
         "  host: {description: name, type: host}\n  certificate: {description: c, type: certificate}\n"

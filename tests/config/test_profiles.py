@@ -90,8 +90,14 @@ def test_references(tmp_path: Path, reference: str, found: tuple[str, str] | Non
         ("profile: p\ntitle: t\nservices: {a: {}}\nchecklist: [{title: t, why: w, platform: dns, services: [b]}]\n",
          "p.yaml:4: checklist[0].services: 'b' is not a service of this profile"),
         ("profile: p\n\ttitle: t\n", "p.yaml:2: a tab indents this line"),
+        ("profile: p\ntitle: t\nservices: {a: {}}\ndefault_services: [b]\n",
+         "p.yaml:4: default_services: 'b' is not a service of this profile"),
+        ("profile: p\ntitle: t\nparameters:\n  x: {description: d, default: '${y}'}\n  y: {description: d}\n"
+         "services: {a: {}}\n", "p.yaml:4: parameters.x: ${y} is not a parameter that stands before this one"),
+        ("profile: p\ntitle: t\nparameters: {x: {description: d, type: networks, default: '10.0.0.0/8,ten'}}\n"
+         "services: {a: {}}\n", "p.yaml:3: parameters.x: 'ten' is not a network such as"),
     ],
-    ids=range(10),
+    ids=range(13),
 )  # fmt: skip
 def test_refused(tmp_path: Path, text: str, line: str) -> None:
     found = refusal(tmp_path, text)
@@ -128,7 +134,12 @@ def test_the_checklist_is_filled_in() -> None:
     profile = load_profile("little-mail", [HERE])
     assert checklist(profile, {"host": "m.example"}, service="in", vip="10.0.1.1") == (
         ChecklistItem(
-            "MX of m.example", "senders must find in", "dns", ("smtp",), ("MX 10 m.example.", "${host} 10.0.1.1")
+            "MX of m.example",
+            "senders must find in",
+            "dns",
+            ("smtp",),
+            ("MX 10 m.example.", "${host} 10.0.1.1"),
+            missing=("probe",),
         ),
         ChecklistItem("Names", "everybody needs them", "linux", (), ()),
     )
@@ -143,6 +154,30 @@ def test_a_checklist_needs_its_parameters() -> None:
         "profile little-mail needs 'host' (name that clients use), for example host: mail.example.com",
         "silence: 'x' is not a number",
     ]
+
+
+def test_a_default_uses_what_stands_before_it(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "profile: p\ntitle: t\nservices: {a: {}}\nparameters:\n  host: {description: d, type: host}\n"
+        "  inside: {description: d, type: host, default: 'in.${host}'}\n  domain: {description: d, required: false}\n"
+        "  auto: {description: d, default: 'auto.${domain}', required: false}\n"
+        "checklist: [{title: t, why: w, platform: dns, commands: ['${inside}', '${auto} ${vip}']}]\n"
+    )
+    profile = load_profile("p", [tmp_path])
+    (item,) = checklist(profile, {"host": "m.example"})
+    assert (item.commands, item.missing) == (("in.m.example",), ("auto", "vip"))
+    (item,) = checklist(profile, {"host": "m.example", "inside": "x.example", "domain": "d"}, vip="10.0.1.1")
+    assert (item.commands, item.missing) == (("x.example", "auto.d 10.0.1.1"), ())
+
+
+def test_the_name_in_a_server_s_certificate_becomes_the_host(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(
+        "real_servers: {a: 10.0.0.1}\nservices:\n  imaps: {mode: tcp, listen: '10.0.1.1:993', real_servers: [a],"
+        " check: {type: imap, tls: true, verify: {name: mail.example.com}}}\n"
+    )
+    written = yaml.safe_load(export(door.tree(tmp_path / "x.yaml", profile_dirs=[]), "imaps"))
+    assert written["services"]["imaps"]["check"]["verify"] == {"name": "${host}"}
+    assert written["parameters"]["host"]["example"] == "mail.example.com"
 
 
 CONFIG = """

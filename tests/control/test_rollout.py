@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from mailbalancer.control import rollout as module
+from mailbalancer.control.certificates import Certificates
 from mailbalancer.control.events import Events
 from mailbalancer.control.listeners import Listeners, worker_of
 from mailbalancer.control.members import Members
@@ -26,6 +27,7 @@ from mailbalancer.ipc.board import Beat, Board
 from mailbalancer.ipc.messages import Bound, SessionList, Up
 from mailbalancer.log import Log
 from mailbalancer.model import Config, Endpoint
+from mailbalancer.tls.context_pool import ContextPool
 from tests.control.configurations import config, persist, service
 from tests.control.crew import Dying, Keeping, Refusing, Stub
 from tests.support.ports import free_port, free_ports
@@ -57,7 +59,7 @@ async def engine(main: WorkerMain, workers: int = 2) -> AsyncIterator[Engine]:
     crew = Workers(board, log, events, main)
     members = Members(board, events, lambda slot, reason: None)
     listeners = Listeners(workers)
-    rollout = Rollout(listeners, Slots(board), crew, members, bindings)
+    rollout = Rollout(listeners, Slots(board), crew, members, bindings, Certificates(ContextPool(0)))
     crew.on_start = rollout.configure
     heard: dict[int, list[str]] = {}
     crew.on_message = lambda worker, message: heard.update({worker.index: told(message)})

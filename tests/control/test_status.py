@@ -43,7 +43,7 @@ class Office:
         self.imbalances = Imbalances(self.events)
         workers = Workers(self.board, log, self.events, Stub.run)
         self.status = Status(self.board, workers, self.members, self.imbalances, self.events)
-        self.target = Target(4, config, self.plan)
+        self.target = Target(4, config, self.plan, {})
 
     def report(self) -> dict[str, Any]:
         answer = self.status.report(self.target, ["a warning"])
