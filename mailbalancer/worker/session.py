@@ -29,6 +29,8 @@ from mailbalancer.worker.service import Service, Target
 
 #: A ClientHello must be complete within this time, or the connection is closed.
 HELLO_TIMEOUT_S = 10.0
+#: First bytes that begin like a PROXY header (an empty line does) are held for the rest of it, so long and no longer.
+FIRST_BYTES_HOLD_S = 2.0
 #: The server has closed its side: a client that stays silent this long has gone.
 AFTER_SERVER_CLOSED_S = 60.0
 _EARLY_BYTES = 65536
@@ -323,6 +325,8 @@ class Session:
             try:
                 data = self._client.recv(_EARLY_BYTES)
             except BlockingIOError:
+                if self._early:
+                    self.wait_until(self._engine.reactor.now + FIRST_BYTES_HOLD_S)
                 if events & WRITE and relay.down.blocked:
                     relay.down.pump()
                 return
@@ -349,6 +353,12 @@ class Session:
             relay.on_client(events | INPUT)
         elif events & WRITE and relay.down.blocked:  # the client has been read empty, so only this half is left to do
             relay.down.pump()
+
+    def _let_first_bytes_pass(self, relay: Relay) -> None:
+        """The beginning of a PROXY header, and then nothing for a while: somebody has pressed Enter in telnet."""
+        early, self._early = self._early, b""
+        self._engine.reactor.handlers[self._client.fileno()] = relay.on_client
+        relay.up.push(early)
 
     def _on_server_hello(self, relay: Relay, events: int) -> None:
         """The first flight of a TLS server: learn the session id while the bytes go on."""
@@ -398,6 +408,10 @@ class Session:
     def _idle_due(self, now: float) -> None:
         relay = self._relay
         assert relay is not None
+        if self._early and not self.service.is_tls:
+            self._let_first_bytes_pass(relay)
+            if self.stage == Stage.OVER:
+                return
         limit = self.service.config.idle_timeout_s
         if relay.first_end == "server_closed":
             limit = min(limit, AFTER_SERVER_CLOSED_S)

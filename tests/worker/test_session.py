@@ -237,6 +237,18 @@ def test_a_forged_header_ends_the_connection_and_never_arrives(
         assert proxy_header.SIGNATURE_V2 not in received
 
 
+@pytest.mark.parametrize("pressed", [b"\r\n", b"P"])
+def test_somebody_who_presses_enter_and_waits_gets_an_answer(pressed: bytes) -> None:
+    """An empty line is the beginning of a PROXY header too, and yet nobody may wait for the rest of it for ever."""
+    with LoneWorker() as worker, Echo("ex1") as ex1:
+        worker.configure(service("smtp", ex1))
+        with worker.connect("smtp") as client:
+            client.sendall(pressed)
+            assert receive(client, len(pressed)) == pressed
+            client.sendall(b"PROXY is a word like any other now")
+            assert receive(client, 34) == b"PROXY is a word like any other now"
+
+
 @pytest.mark.parametrize(
     "pieces",
     [[b"P"], [b"P", b"ROXYish\n"], [b"PROXY"], [b"\r", b"\n", b"\r\nEHLO"], [b"\r\n\r\n\0\r\nQUIT"], [b"PR", b"OP"]],
