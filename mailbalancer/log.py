@@ -100,6 +100,11 @@ class Log:
         if self.sessions:
             self._event("info", "session", fields)
 
+    def request(self, **fields: Value) -> None:
+        """One finished HTTP request."""
+        if self.sessions:
+            self._event("info", "request", fields)
+
     def _event(self, level: str, text: str, fields: dict[str, Value]) -> None:
         if LEVELS[level] < self._threshold:
             return

@@ -198,11 +198,27 @@ class Check:
 class Persist:
     """Who gets a returning client. Services with the same `group` share one table."""
 
-    by: str = "source"  # in tcp: source; in tls: source or tls_session_id
+    by: str = "source"  # in tcp: source; in tls: source or tls_session_id; in http: any of HttpKind in config.schema
     group: str = ""  # always filled in: the service's own name when the operator named none
     timeout_s: float = 3600.0
     max_entries: int = 100_000  # per table and worker; the oldest entry goes first
     warn_share: float = 0.25  # one source address with more than this share of the sessions is reported
+    fallback: tuple[str, ...] = ()  # http: tried in this order when a request has no key of kind `by`
+    cookie: str = ""  # http: name of the cookie, ours or the server's
+    same_site: str = ""  # http: of a cookie of ours: strict, lax or none
+    key_file: str = ""  # http: keys of the cookies; empty: they hold until the next start
+    field: str = ""  # http: name of the request header
+    parameter: str = ""  # http: name in the query
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How a client is recognised, in the order in which it is tried."""
+        return (self.by, *self.fallback)
+
+    @property
+    def only_by_address(self) -> bool:
+        """Whether a table of this persistence holds nothing but addresses (a cookie needs no table)."""
+        return not set(self.kinds) - {"source", "cookie", "cookie_prefix"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,12 +293,84 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class HeaderEdits:
+    """Fields to set (instead of any that are there) and to remove; names as written, values checked."""
+
+    set: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Send the client elsewhere. `{host}` and `{path}` in `to` stand for what was asked for."""
+
+    to: str
+    status: int = 302
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of the operator's, given without a real server."""
+
+    status: int = 503
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRoute:
+    """What a route of an `http` service does besides choosing from its pool."""
+
+    idle_timeout_s: float = 0.0  # 0: the service's
+    allow: tuple[IPNetwork, ...] = ()
+    deny: tuple[IPNetwork, ...] = ()
+    redirect: Redirect | None = None
+    respond: Answer | None = None
+    request_headers: HeaderEdits = HeaderEdits()
+    response_headers: HeaderEdits = HeaderEdits()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds against slow and hostile clients; 0: none. Those per source are counted in each worker."""
+
+    head_bytes: int = 98304
+    target_bytes: int = 16384
+    head_timeout_s: float = 30.0
+    body_bytes_per_s: int = 100
+    connections_per_source: int = 0
+    requests_per_source_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """What an `http` service has that others have not."""
+
+    forwarded: str = "x_forwarded"  # x_forwarded | forwarded | both | none: how the servers are told of the client
+    trust: tuple[IPNetwork, ...] = ()  # whose X-Forwarded-For (or Forwarded) is believed
+    limits: HttpLimits = HttpLimits()
+    shared: bool = False  # idle connections to servers may serve another client
+    hsts_s: int = 0
+    request_headers: HeaderEdits = HeaderEdits()
+    response_headers: HeaderEdits = HeaderEdits()
+    sorry: Answer | None = None
+    access_log: bool = True
+    extended_protection: str = ""  # "on", "off", or "" when the operator did not say
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """Inside a `tls` service: connections whose SNI matches one of `hosts` (`*.example.com` matches one label)."""
+    """A part of a service with a pool of its own.
+
+    In a `tls` service: connections whose SNI matches one of `hosts` (`*.example.com` matches one label).
+    In an `http` service: requests whose Host matches and whose path begins with one of `paths` (empty: all).
+    """
 
     name: str
     hosts: tuple[str, ...]
     pool: Pool
+    paths: tuple[str, ...] = ()
+    http: HttpRoute | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +393,7 @@ class Service:
     client_tls: ClientTls | None = None
     server_tls: ServerTls | None = None
     buffer_bytes: int = 65536  # per direction of one session: the most that waits in the balancer
+    http: Http | None = None  # mode http
     profile: str = ""
     line: int = 0
 
@@ -313,7 +402,8 @@ class Service:
         if self.pool.members:
             yield self.pool
         for route in self.routes:
-            yield route.pool
+            if route.pool.members:
+                yield route.pool
 
     @property
     def pinned_to_worker(self) -> bool:
@@ -322,17 +412,23 @@ class Service:
         True when a table of clients is kept by the peer's address. When a PROXY header names the client the kernel
         cannot see the address, so the table is shared through the supervisor instead.
         """
-        return not self.proxy_protocol.accept_from and any(p.persist is not None for p in self.pools())
+        return not self._told_of_clients and any(
+            p.persist is not None and (self.http is None or (p.persist.only_by_address and "source" in p.persist.kinds))
+            for p in self.pools()
+        )
 
     def shares_bindings(self, pool: Pool) -> bool:
         """Whether this pool's persistence table must be the same in every worker.
 
-        So it is where the kernel cannot see the key: an address inside a PROXY header, or a TLS session that a client
-        resumes from another address.
+        So it is where the kernel cannot see the key: an address inside a PROXY header or X-Forwarded-For, a TLS session
+        that a client resumes from another address, and whatever else is found in a request.
         """
-        return pool.persist is not None and (
-            bool(self.proxy_protocol.accept_from) or pool.persist.by == "tls_session_id"
-        )
+        return pool.persist is not None and (self._told_of_clients or not pool.persist.only_by_address)
+
+    @property
+    def _told_of_clients(self) -> bool:
+        """Whether others may tell us who the client is."""
+        return bool(self.proxy_protocol.accept_from) or (self.http is not None and bool(self.http.trust))
 
 
 @dataclass(frozen=True, slots=True)

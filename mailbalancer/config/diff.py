@@ -70,7 +70,7 @@ def _changed(thing: Key, before: dict[str, str], after: dict[str, str]) -> list[
     return [
         Change(Kind.CHANGED, thing, key, before.get(key, ""), after.get(key, ""))
         for key in keys
-        if before.get(key) != after.get(key)
+        if before.get(key, "") != after.get(key, "")
     ]
 
 

@@ -17,6 +17,7 @@ A dead worker's column is written by the supervisor until a new worker takes it 
 from __future__ import annotations
 
 import mmap
+import os
 from enum import IntEnum
 
 CELL = 8
@@ -64,10 +65,11 @@ class Count(IntEnum):
     QUEUED = 9  # service slots: sessions waiting now
     MOVED = 10  # persistent clients that were moved because their server was not available
     RETRIED = 11  # sessions that went to the next server after a failed connect
-    SPARE_12 = 12
-    SPARE_13 = 13
-    SPARE_14 = 14
-    SPARE_15 = 15
+    REQUESTS = 12  # http: requests answered, by a server or by us (the service's slot) and by this server (its slot)
+    LONG_POLLS = 13  # http: requests that wait for news now
+    PINNED = 14  # http: server-side connections now that belong to one client because they carried NTLM or the like
+    REUSED = 15  # http: times that a server-side connection went from one client to another
+    PINNED_REUSED = 16  # http: times that happened to a pinned one; must stay 0
 
 
 class Availability(IntEnum):
@@ -83,13 +85,18 @@ SLOT = len(Slot)
 COUNT = len(Count)
 
 #: Cells that say what is now and not what ever was: they die with their worker.
-GAUGES = (Count.SESSIONS, Count.QUEUED)
+GAUGES = (Count.SESSIONS, Count.QUEUED, Count.LONG_POLLS, Count.PINNED)
 
 
 class Board:
-    """The shared array. Make it before forking; every process then uses the same object."""
+    """The shared array. Make it before forking; every process then uses the same object.
+
+    Attributes:
+        secret: known to this program's processes and to nobody else, and new at each start.
+    """
 
     def __init__(self, workers: int, slots: int) -> None:
+        self.secret = os.urandom(32)
         self.workers = workers
         self.slots = slots
         self._beats_at = HEADER

@@ -77,6 +77,8 @@ class Engine:
         self.view = BoardView(board, index)
         self.max_files = max_files
         self.listeners_open = 0
+        self.idle_links = 0  # connections to servers that wait for a client
+        self.stopping = False  # no new connections are accepted any more
         self.sessions: set[Live] = set()
         self.pipes = PipePool(limit=max(0, max_files // 16), workers=board.workers)
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
@@ -90,7 +92,7 @@ class Engine:
     @property
     def open_files(self) -> int:
         """Descriptors in use, from our own books: sessions that have no server yet are counted as if they had."""
-        return RESERVE + self.listeners_open + PER_SESSION * (len(self.sessions) + self.pipes.open)
+        return RESERVE + self.listeners_open + self.idle_links + PER_SESSION * (len(self.sessions) + self.pipes.open)
 
     def has_descriptors(self) -> bool:
         """Whether one more session fits under the process's limit."""

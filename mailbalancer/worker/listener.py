@@ -2,7 +2,7 @@
 
 Decides: how many connections are accepted in one turn, and that accepting pauses, without spinning, while no descriptor
 is left. The backlog of the socket is then the queue, and no connection is lost.
-Refuses to know: what is done with a connection (`session`).
+Refuses to know: what is done with a connection: `modes` does.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import socket
 
 from mailbalancer.model import Endpoint
 from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.modes import begin
 from mailbalancer.worker.service import Service
-from mailbalancer.worker.session import Session
 
 ACCEPTS_PER_TURN = 64
 #: accept(2) failed for want of something on this machine, or because the socket does not listen any more.
@@ -51,7 +51,7 @@ class Listener:
                 continue  # the client went away between its handshake and this call (accept(2), ECONNABORTED)
             sock.setblocking(False)
             try:
-                Session(engine, service, self.endpoint, sock, peer[0], peer[1])
+                begin(engine, service, self.endpoint, sock, peer[0], peer[1])
             except Exception as error:
                 engine.fault(sock.fileno(), error)
 

@@ -40,6 +40,7 @@ from mailbalancer.tls.context_pool import ContextPool
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.fronts import Fronts
 from mailbalancer.worker.listener import Listener
+from mailbalancer.worker.modes import runtime_of
 from mailbalancer.worker.service import Service
 
 #: How often the loop shows that it turns. The supervisor misses several before it acts.
@@ -241,8 +242,10 @@ class Worker:
         offers = self._fronts.follow(config, message.fronts)
         for service in config.services:
             runtime = self._services.get(service.name)
-            if runtime is None:
-                runtime = self._services[service.name] = Service(self._engine, self._tell)
+            if type(runtime) is not runtime_of(service.mode):
+                if runtime is not None:
+                    runtime.retire()
+                runtime = self._services[service.name] = runtime_of(service.mode)(self._engine, self._tell)
             runtime.configure(service, message.service_slots[service.name], message.slots, self._tables)
             runtime.offer = offers.get(service.name)
 
@@ -270,6 +273,7 @@ class Worker:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
+        self._engine.stopping = True
         self._stop_at = deadline_at if self._stop_at is None else min(deadline_at, self._stop_at)
 
     def _end(self) -> None:

@@ -18,7 +18,6 @@ from mailbalancer.balance.persist import Table
 from mailbalancer.balance.pool import Refusal
 from mailbalancer.ipc.board import Count
 from mailbalancer.model import Endpoint
-from mailbalancer.model import Endpoint
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.reactor import FAILED, WRITE
 from mailbalancer.worker.service import Service, Target

@@ -13,6 +13,8 @@ request (7 to 9 µs) and per 10 MiB, with two buffers fewer for every idle conne
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
 import socket
 import ssl
@@ -20,7 +22,7 @@ import struct
 from typing import Protocol
 
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.reactor import FAILED, READ, WRITE
+from mailbalancer.worker.reactor import BROKEN, FAILED, READ, WRITE
 
 _READING = select.EPOLLIN | select.EPOLLRDHUP
 _RESET = struct.pack("ii", 1, 0)
@@ -40,7 +42,8 @@ class Owner(Protocol):
         """Everything that waited has been written."""
 
     def broken(self, stream: Stream, error: OSError) -> None:
-        """A write failed later than the call that gave the bytes, or the handshake failed (`ssl.SSLError`)."""
+        """A write failed later than the call that gave the bytes, the handshake failed (`ssl.SSLError`), or the
+        connection was reset while reading is paused; what had come before can still be read after `resume`."""
 
     def secured(self, stream: Stream) -> None:
         """The TLS handshake is complete."""
@@ -59,12 +62,12 @@ class Stream:
         "_engine",
         "_mask",
         "_out",
-        "_owner",
         "_shaking",
         "_tls",
         "_watched",
         "blocked",
         "closed",
+        "owner",
         "sock",
         "truncated",
     )
@@ -72,7 +75,7 @@ class Stream:
     def __init__(self, engine: Engine, sock: socket.socket, owner: Owner, *, watched: bool = False) -> None:
         """`watched`: the reactor knows this socket already (it was watched while it connected)."""
         self._engine = engine
-        self._owner = owner
+        self.owner = owner
         self.sock = sock
         self._tls: ssl.SSLSocket | None = None
         self._shaking = False
@@ -126,11 +129,11 @@ class Stream:
             self._watch(_READING | WRITE)
             return
         except OSError as error:
-            self._owner.broken(self, error)
+            self.owner.broken(self, error)
             return
         self._shaking = False
         self._watch(_READING)
-        self._owner.secured(self)
+        self.owner.secured(self)
 
     # ------------------------------------------------------------ reading
 
@@ -205,15 +208,35 @@ class Stream:
         try:
             sent = self._send(bytes(self._out) if len(self._out) <= RECORD_BYTES else self._out)
         except OSError as error:
-            self._owner.broken(self, error)
+            self.owner.broken(self, error)
             return
         del self._out[:sent]
         if not self._out:
             self.blocked = False
             self._watch(self._mask & ~WRITE)
-            self._owner.writable(self)
+            self.owner.writable(self)
 
     # ------------------------------------------------------------ the end
+
+    def forget_unsent(self) -> None:
+        """The peer takes nothing any more; what waits for it never goes."""
+        self._out.clear()
+        self.blocked = False
+        self._watch(self._mask & ~WRITE)
+
+    def is_quiet(self) -> bool:
+        """Whether the peer has said nothing, closing included, since the last `receive` that found NOTHING.
+
+        Under TLS what is there counts as quiet when it is no end: a new session ticket is nothing said.
+        """
+        try:
+            if self._tls is not None:
+                return not self._tls.pending() and self._tls.recv(1) is None
+            return self.sock.recv(1, socket.MSG_PEEK) is None
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return True
+        except OSError:
+            return False
 
     def finish(self) -> None:
         """No more bytes from us; the other direction goes on. Under TLS this says close_notify."""
@@ -248,10 +271,12 @@ class Stream:
             self._flush()
         if events & READ and not self.closed:
             if self._mask & _READING:
-                self._owner.readable(self)
+                self.owner.readable(self)
             elif events & FAILED:  # reported whatever the mask: look away until somebody wants to read or write
                 self._engine.reactor.unwatch(self.sock)
                 self._watched = False
+                if events & BROKEN:
+                    self.owner.broken(self, ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     def _watch(self, mask: int) -> None:
         if mask == self._mask or self.closed:

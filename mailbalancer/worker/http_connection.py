@@ -1,0 +1,1005 @@
+"""One client's connection in mode `http`: request after request, each to the server it belongs to.
+
+Decides: what a client's bytes are (a head, a body, the next request), what is answered without a server, how the heads
+are rewritten on their way, and when the connection ends. What is in doubt ends it: no byte that could be read in two
+ways reaches a server, and no answer that was cut looks complete.
+Refuses to know: framing (`wire`), routes and persistence (`http_service`), how a server is reached (`http_server`).
+
+The life of a request: HEAD (its head is being read) → SEEKING (a server is being sought) → EXCHANGE (request and answer
+flow, at the same time where both sides like) → IDLE. Bytes are passed on in the turn in which they come; whichever side
+does not take them stops the reading of the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final
+
+from mailbalancer.balance.http_keys import activesync_query
+from mailbalancer.balance.http_routes import Ambiguous
+from mailbalancer.ipc.board import Availability
+from mailbalancer.model import Endpoint
+from mailbalancer.wire.auth_taint import ties_request
+from mailbalancer.wire.forwarded import (
+    Identity,
+    forwarded_field,
+    identify,
+    plain_address,
+    seen_here,
+    x_forwarded_fields,
+)
+from mailbalancer.wire.hop_by_hop import Connection, cuts, read_connection, upgrade_fields
+from mailbalancer.wire.http_answer import answer, redirect
+from mailbalancer.wire.http_body import Body, Framing, Kind, Piece, open_body, request_framing
+from mailbalancer.wire.http_head import BadMessage, RequestHead, ResponseHead
+from mailbalancer.wire.http_long_poll import Wait, classify, in_body
+from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.http_log import Value, request_facts
+from mailbalancer.worker.http_server import ServerLink
+from mailbalancer.worker.http_service import SEPARATOR, HttpService, Returning, Route
+from mailbalancer.worker.stream import NOTHING, Stream
+
+#: Our last word has been said: how long a client may go on sending before the connection is closed under it.
+LINGER_S: Final = 2.0
+#: The answer is complete, the request is not: a client that does not go on with it holds the connection for nothing.
+UNFINISHED_S: Final = 30.0
+#: A client that has ended its half may wait for its answer this long; whether it is still there nobody knows.
+AFTER_CLIENT_CLOSED_S: Final = 60.0
+#: How often the rate of a body is looked at.
+RATE_WINDOW_S: Final = 10.0
+_NOBODY: Final = Returning("", "")
+_READY: Final = int(Availability.READY)
+_numbers = itertools.count(1)
+
+
+class Stage(IntEnum):
+    """Where a connection stands."""
+
+    SHAKING = 0
+    IDLE = 1
+    HEAD = 2
+    SEEKING = 3
+    EXCHANGE = 4
+    CLOSING = 5  # our last word is said
+    OVER = 6
+
+
+_SHAKING, _IDLE, _HEAD, _SEEKING, _EXCHANGE, _CLOSING, _OVER = Stage
+
+
+class HttpConnection:
+    """Registers itself with engine, wheel and service, and takes itself out of all of them at the end.
+
+    Attributes:
+        number: tells this connection from every other one of this worker.
+        source: the client's address as far as it can be believed; limits, lists, persistence and log go by it.
+        tied: it authenticates as a connection (NTLM and the like): its server-side connection is its own.
+        expects_answer: a request was sent, and its answer is not complete.
+        has_answer: the head of the final answer was passed on.
+        in_tunnel: HTTP is over; bytes flow both ways.
+    """
+
+    __slots__ = (
+        "_active_at",
+        "_asked_at",
+        "_authority",
+        "_body",
+        "_body_bytes",
+        "_client",
+        "_closes",
+        "_connection",
+        "_engine",
+        "_finished",
+        "_first_at",
+        "_head_at",
+        "_identity",
+        "_in",
+        "_out",
+        "_poll_cell",
+        "_rate_at",
+        "_rate_bytes",
+        "_returning",
+        "_route",
+        "_seen",
+        "_sent_at",
+        "_trusted",
+        "_wheel_at",
+        "_wheel_key",
+        "bytes_in",
+        "bytes_out",
+        "endpoint",
+        "expects_answer",
+        "has_answer",
+        "head",
+        "in_tunnel",
+        "link",
+        "number",
+        "peer",
+        "port",
+        "requests",
+        "service",
+        "source",
+        "stage",
+        "started_at",
+        "status",
+        "tied",
+        "wait",
+    )
+
+    def __init__(
+        self, engine: Engine, service: HttpService, endpoint: Endpoint, client: socket.socket, address: str, port: int
+    ) -> None:
+        now = engine.reactor.now
+        self._engine = engine
+        self.service = service
+        self.endpoint = endpoint
+        self.number = next(_numbers)
+        self.peer = self.source = plain_address(address)
+        self.port = port
+        self._trusted = service.trusts and self.peer in service.trusted
+        self._in: bytes | bytearray = b""
+        self._seen = 0
+        self.head: RequestHead | None = None
+        self._connection: Connection | None = None
+        self._route: Route | None = None
+        self._returning = _NOBODY
+        self._body: Body | None = None
+        self._out: bytes = b""  # the request's beginning, while a server is sought
+        self._authority: bytes | None = None
+        self._identity = b""
+        self._closes = False
+        self._finished = False
+        self._poll_cell = -1
+        self._body_bytes = self._rate_bytes = 0
+        self._rate_at = 0.0
+        self._head_at = self._active_at = self.started_at = now
+        self._asked_at = self._sent_at = self._first_at = 0.0
+        self.link: ServerLink | None = None
+        self.tied = self.expects_answer = self.has_answer = self.in_tunnel = False
+        self.wait = Wait.NOT
+        self.status = self.requests = self.bytes_in = self.bytes_out = 0
+        self.stage = _IDLE
+        engine.sessions.add(self)
+        service.opened()
+        self._wheel_at = now + service.http.limits.head_timeout_s
+        self._wheel_key = engine.wheel.add(self, self._wheel_at)
+        self._client = Stream(engine, client, self)
+        self._enter(address)
+
+    def _enter(self, address: str) -> None:
+        """May this client be served at all? One whom a trusted proxy will name is judged with each request."""
+        service = self.service
+        refusal = service.refusal(address) if not self._trusted else service.full()
+        if not refusal and not self._trusted and not service.sources.opened(self.peer):
+            service.count_refused()
+            refusal = "too_many_connections"
+            self._trusted = True  # not counted there, so not to be taken off at the end
+        if refusal:
+            self.end(refusal, reset=True)
+
+    # ------------------------------------------------------------ bytes from the client
+
+    def readable(self, stream: Stream) -> None:
+        stage = self.stage
+        if stage == _SEEKING or (
+            stage == _EXCHANGE and self._body is None and len(self._in) >= len(self.service.buffer)
+        ):
+            stream.pause()
+            return
+        buffer = self.service.buffer
+        try:
+            n = stream.receive(buffer)
+        except OSError:
+            self.end("client_reset", reset=True)
+            return
+        if n > 0:
+            self._active_at = self._engine.reactor.now
+            self._take(stage, buffer[:n])
+        elif n != NOTHING:
+            self._client_finished()
+
+    def _take(self, stage: int, data: memoryview) -> None:
+        if stage == _EXCHANGE and self._body is not None:
+            self._pass_body(data)
+        elif stage != _CLOSING:
+            if not self._in:
+                self._in = bytes(data)
+            else:
+                if isinstance(self._in, bytes):
+                    self._in = bytearray(self._in)
+                self._in += data
+            if stage <= _HEAD:
+                self._read_requests()
+
+    def _client_finished(self) -> None:
+        """The client has ended its half. One whose request is complete may be waiting for the answer."""
+        self._finished = True
+        if self.in_tunnel:
+            self._client.pause()
+            self._body = None
+            if self.link is not None and self.link.stream is not None:
+                self.link.stream.finish()
+        elif self.stage == _EXCHANGE and self._body is None:
+            self._client.pause()
+            self._by(self._engine.reactor.now + AFTER_CLIENT_CLOSED_S)
+        else:
+            self.end("client_closed", reset=self.stage == _EXCHANGE)
+
+    def _read_requests(self) -> None:
+        """Those that can be answered without a server, and the first that cannot."""
+        while self._in and self.stage <= _HEAD and not self._client.blocked:
+            if not self._read_request():
+                return
+
+    def _read_request(self) -> bool:
+        """Begin the next request. False: there is none yet, or the connection ends."""
+        service = self.service
+        try:
+            head = service.requests.read(self._in, self._seen)
+            if head is None:
+                self._await_head()
+                return False
+            framing = request_framing(head)
+            connection = read_connection(head)
+            route = service.routes.find(head.host, head.path)
+        except BadMessage as bad:
+            self._refuse(bad.status, str(bad))
+            return False
+        except Ambiguous as bad:
+            self._refuse(400, str(bad))
+            return False
+        self._seen = 0
+        self._in = self._in[head.length :]
+        now = self._engine.reactor.now
+        if self.stage == _IDLE:
+            self._head_at = now
+        self.head, self._connection, self._route = head, connection, route
+        self._asked_at = now
+        self._sent_at = self._first_at = 0.0
+        self.requests += 1
+        self.status = self._body_bytes = 0
+        self.bytes_in, self.bytes_out = len(head.raw), 0
+        self._closes = not connection.persistent
+        self._engine.ints[service.requests_cell] += 1
+        fields = self._identify(head)
+        refusal = self._refusal(route, now)
+        if refusal:
+            self._refuse(refusal, "")
+            return False
+        if route.redirect is not None or route.respond is not None or not route.pool.targets:
+            return self._answer_by_rule(route, head, framing)
+        self._ask(route, head, framing, connection, fields)
+        return True
+
+    def _await_head(self) -> None:
+        """The beginning of a head is there; the rest has its deadline."""
+        self._seen = len(self._in)
+        if self.stage == _IDLE and self._seen:
+            self.stage = _HEAD
+            self._head_at = self._engine.reactor.now
+            self._by(self._head_at + self.service.http.limits.head_timeout_s)
+
+    def _identify(self, head: RequestHead) -> bytes:
+        """Who the client is, and the lines that tell the server."""
+        if not self._trusted and head.authority == self._authority:
+            return self._identity
+        tls = self._client.tls is not None
+        identity = seen_here(self.peer, tls, head.authority, self.endpoint.port)
+        if self._trusted:
+            form = "forwarded" if self.service.http.forwarded == "forwarded" else "x_forwarded"
+            identity = identify(head, self.service.trusted, identity, form)
+            self.source = identity.client
+        self._authority = head.authority
+        self._identity = _identity_fields(identity, self.service.http.forwarded)
+        return self._identity
+
+    def _refusal(self, route: Route, now: float) -> int:
+        """The status with which this client is turned away; 0: it is not."""
+        service = self.service
+        if self._trusted and not service.admits(self.source):
+            service.count_refused()
+            return 403
+        if service.sources.requests_per_s and not service.sources.asked(self.source, now):
+            service.count_refused()
+            return 429
+        if route.lists is not None and not route.lists.admits(self.source):
+            service.count_refused()
+            return 403
+        return 0
+
+    # ------------------------------------------------------------ answers of our own
+
+    def _answer_by_rule(self, route: Route, head: RequestHead, framing: Framing) -> bool:
+        """What the configuration answers in a server's place. The connection goes on where no body is in the way."""
+        closes = self._closes or framing != (Kind.NONE, 0)
+        without_body = head.method == b"HEAD"
+        if route.redirect is not None:
+            to = route.redirect.to.encode("latin-1")
+            to = to.replace(b"{host}", _plain_host(head.authority)).replace(b"{path}", head.path)
+            self.status = route.redirect.status
+            data = redirect(self.status, to, fields=route.own_fields, close=closes)
+        elif route.respond is not None:
+            page = route.respond
+            self.status = page.status
+            data = answer(
+                page.status,
+                page.body,
+                page.content_type,
+                fields=route.own_fields,
+                close=closes,
+                without_body=without_body,
+            )
+        else:
+            self.status = 404
+            data = answer(404, close=closes, without_body=without_body)
+        return self._say(data, closes)
+
+    def _refuse(self, status: int, words: str) -> None:
+        """Answer with an error and close: what follows on this connection may be anything."""
+        self.status = status
+        if self.head is None or (self.stage <= _HEAD and words):
+            self.head = None  # nothing of it is trusted, also not for the log
+        without_body = self.head is not None and self.head.method == b"HEAD"
+        self._say(answer(status, without_body=without_body), closes=True, failure=words)
+
+    def _say(self, data: bytes, closes: bool, failure: str = "") -> bool:
+        """Our own answer, whole. False: the connection ends with it."""
+        self.bytes_out += len(data)
+        self._log(failure)
+        try:
+            self._client.write(data)
+        except OSError:
+            self.end("client_reset", reset=True)
+            return False
+        if closes:
+            self._close_politely()
+            return False
+        self._begin_idle()
+        return True
+
+    # ------------------------------------------------------------ asking a server
+
+    def _ask(self, route: Route, head: RequestHead, framing: Framing, connection: Connection, fields: bytes) -> None:
+        """Find the server, and send what is there of the request."""
+        service = self.service
+        values = head.values
+        if not self.tied and (b"authorization" in values or b"proxy-authorization" in values):
+            self.tied = ties_request(head)
+        self._returning = route.recognise(self.source, head.host, head.path, values) if route.finders else _NOBODY
+        self._out = self._rewritten(route, head, connection, fields)
+        self._body = None
+        if framing.kind is not Kind.NONE and not self._begin_body(framing):
+            return
+        if head.method[0] in b"PR":
+            self._classify(head)
+        self.has_answer = False
+        link = self.link
+        if link is not None:
+            if service.keeps(route, link, self._returning) and self._may_use(link):
+                link.move_to(route) if link.way is not route else None
+                self._send_request(link)
+                return
+            self._drop_link()
+        self.stage = _SEEKING
+        new = self.link = ServerLink(self._engine, service, self, route, self._returning)
+        if link is not None and link.target is not None and not self._returning.key:
+            new.preferred = link.target.name
+        new.seek()
+
+    def _may_use(self, link: ServerLink) -> bool:
+        """Its own connection, unless the server has closed it, or was told of another client in a PROXY header."""
+        if self.service.config.proxy_protocol.send and link.address != self.source:
+            return False
+        return link.is_quiet()
+
+    def _rewritten(self, route: Route, head: RequestHead, connection: Connection, fields: bytes) -> bytes:
+        """The head for the server: hop-by-hop fields and claims about the client out, what we know about it in."""
+        drop = route.request_drop
+        added = fields + route.request_fields
+        if route.prefixes and b"cookie" in head.values:
+            cookies = route.unmarked(head.values[b"cookie"])
+            if cookies is not None:
+                drop = drop | {b"cookie"}
+                added += cookies
+        if connection.upgrade:
+            added += upgrade_fields(connection)
+        if head.minor == 0 and b"host" not in head.values:
+            added += b"Host: %b\r\n" % (head.authority or str(self.endpoint).encode())
+        raw = head.without(cuts(head, connection, drop), added)
+        if head.minor == 1 and head.target is head.path:
+            return raw
+        target = head.path or head.target  # CONNECT has no path
+        return b"%b %b HTTP/1.1%b" % (head.method, target, raw[raw.index(b"\r\n") :])
+
+    def _begin_body(self, framing: Framing) -> bool:
+        """What is there of the body goes with the head. False: it is refused, and nothing of it was sent."""
+        body = open_body(framing)
+        try:
+            pieces, taken = body.feed(self._in)
+        except BadMessage as bad:
+            self._refuse(bad.status, str(bad))
+            return False
+        if pieces:
+            self._body_bytes = taken
+            self._out = b"".join((self._out, *pieces))
+            self._in = self._in[taken:]
+        if not body.done:
+            self._body = body
+            self._watch_rate()
+        self.bytes_in += taken
+        return True
+
+    def linked(self, link: ServerLink) -> None:
+        """There is a connection to a server, new or its own."""
+        self._send_request(link)
+        if self.stage == _EXCHANGE and not link.blocked:
+            self._client.resume()
+
+    def unlinked(self, reason: str) -> None:
+        """No server is left."""
+        link = self.link
+        assert link is not None
+        failure = link.last_failure or reason
+        timed_out = reason == "no_server" and "no answer in" in link.last_failure
+        self._forget_link()
+        if timed_out:
+            self._refuse_exchange(504, failure)
+        else:
+            self._closes = True
+            head = self.head
+            page = self.service.sorry_page(close=True, without_body=head is not None and head.method == b"HEAD")
+            self.status = self.service.sorry.status if self.service.sorry else 503
+            self._say(page, closes=True, failure=failure)
+
+    def _send_request(self, link: ServerLink) -> None:
+        out, self._out = self._out, b""
+        link.served += 1
+        link.tied = link.tied or self.tied
+        if link.tied:
+            self._pin(link)
+        self.stage = _EXCHANGE
+        self.expects_answer = True
+        now = self._engine.reactor.now
+        self._active_at = now
+        self._by(now + self._idle_s())
+        self._sent_at = now
+        link.send(out)
+        if self.stage == _EXCHANGE and self._body is not None and link.blocked:
+            self._client.pause()
+
+    def _pass_body(self, data: memoryview) -> None:
+        """Bytes of the request's body, and whatever follows it."""
+        body, link = self._body, self.link
+        assert body is not None
+        try:
+            pieces, taken = body.feed(data)
+        except BadMessage as bad:
+            self._refuse_exchange(bad.status, str(bad))
+            return
+        self.bytes_in += taken
+        self._body_bytes += taken
+        if self.wait is Wait.PERHAPS_EWS and pieces:
+            self._now_waits(in_body(pieces[0]))
+        if taken < len(data):
+            self._in = bytes(data[taken:])
+        if body.done:
+            self._body = None
+        if link is not None and pieces:
+            link.send(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            if link.blocked and self.stage == _EXCHANGE:
+                self._client.pause()
+        if body.done and self.stage == _EXCHANGE and not self.expects_answer:
+            self._exchange_done()
+
+    def server_writable(self) -> None:
+        """The server has taken everything: more of the request, please."""
+        if not self._finished and self.stage == _EXCHANGE:
+            self._client.resume()
+
+    # ------------------------------------------------------------ the server's answer
+
+    @property
+    def method(self) -> bytes:
+        assert self.head is not None
+        return self.head.method
+
+    @property
+    def upgrading(self) -> bool:
+        """Whether the request at hand asked for another protocol."""
+        return self._connection is not None and bool(self._connection.upgrade)
+
+    @property
+    def is_http_1_0(self) -> bool:
+        """Whether the client cannot read chunks."""
+        return self.head is not None and self.head.minor == 0
+
+    def pass_interim(self, head: ResponseHead, connection: Connection) -> None:
+        """A 1xx: it tells something and answers nothing. Clients of HTTP/1.0 have never heard of it."""
+        if not self.is_http_1_0:
+            self._write(_as_http_1_1(head, head.without(cuts(head, connection))))
+
+    def pass_head(self, head: ResponseHead, framing: Framing, connection: Connection, pieces: list[Piece]) -> None:
+        """The final head, with the beginning of the body."""
+        link, route = self.link, self._route
+        assert link is not None
+        assert route is not None
+        now = self._engine.reactor.now
+        self._active_at = now
+        self._first_at = now
+        self.has_answer = True
+        self.status = head.status
+        if link.tied and not self.tied:
+            self.tied = True
+            self._pin(link)
+        if framing.kind is Kind.TUNNEL:
+            self._open_tunnel()
+        else:
+            self._closes = self._closes or framing.kind is Kind.UNTIL_CLOSE or self._leaves(link, head.status)
+        raw = self._answer_head(route, link, head, framing, connection)
+        self._write(b"".join((raw, *pieces)) if pieces else raw)
+
+    def _answer_head(
+        self, route: Route, link: ServerLink, head: ResponseHead, framing: Framing, connection: Connection
+    ) -> bytes:
+        """The head for the client."""
+        added, drop = route.response_fields, route.response_drop
+        if route.cookie and not route.prefixes and framing.kind is not Kind.TUNNEL:
+            assert link.target is not None
+            if self._returning.server != link.target.name and not self._returning.key:
+                added += route.set_cookie(link.target.name)
+        if b"set-cookie" in head.values and (route.prefixes or route.learns):
+            drop, added = self._server_cookies(route, link, head, drop, added)
+        if framing.kind is Kind.TUNNEL:
+            added += upgrade_fields(connection)
+        elif self._closes:
+            added += b"Connection: close\r\n"
+        elif self.is_http_1_0:
+            added += b"Connection: keep-alive\r\n"
+        if framing.kind is Kind.CHUNKED and self.is_http_1_0:
+            drop = drop | {b"transfer-encoding"}
+        return _as_http_1_1(head, head.without(cuts(head, connection, drop), added))
+
+    def _server_cookies(
+        self, route: Route, link: ServerLink, head: ResponseHead, drop: frozenset[bytes], added: bytes
+    ) -> tuple[frozenset[bytes], bytes]:
+        """The server's own cookie: remembered, or marked with the server's sealed name."""
+        assert link.target is not None
+        name = (route.learns or route.cookie) + b"="
+        lines = b""
+        for value in head.values[b"set-cookie"]:
+            if value.startswith(name):
+                own = value[len(name) :].partition(b";")[0]
+                if route.learns:
+                    self.service.learn_cookie(route, own, link.target.name)
+                elif own:
+                    value = name + route.mark(link.target.name) + SEPARATOR + value[len(name) :]
+            lines += b"Set-Cookie: %b\r\n" % value
+        if not route.prefixes:
+            return drop, added
+        return drop | {b"set-cookie"}, added + lines
+
+    def _leaves(self, link: ServerLink, status: int) -> bool:
+        """Whether the connection should end after this answer: its server drains, or this worker stops. Not in the
+        middle of a login that belongs to the connection."""
+        if link.tied and status in (401, 407):
+            return False
+        engine = self._engine
+        return engine.stopping or engine.view.availability(link.slot) < _READY
+
+    def pass_answer(self, pieces: list[Piece]) -> None:
+        """A part of the body."""
+        self._active_at = self._engine.reactor.now
+        self._write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _write(self, data: Piece) -> None:
+        client = self._client
+        self.bytes_out += len(data)
+        try:
+            client.write(data)
+        except OSError:
+            self.end("client_reset", reset=True)
+            return
+        if client.blocked and self.link is not None and self.link.stream is not None:
+            self.link.stream.pause()
+
+    def writable(self, stream: Stream) -> None:
+        """The client has taken everything."""
+        self._active_at = self._engine.reactor.now
+        if self.stage == _CLOSING:
+            self._close_politely()
+        elif self.stage <= _HEAD:
+            self._read_requests()
+        elif self.link is not None and self.link.stream is not None:
+            self.link.stream.resume()
+
+    def answered(self) -> None:
+        """The answer is complete."""
+        self.expects_answer = False
+        if self.stage != _EXCHANGE:
+            return
+        if self._body is None:
+            self._exchange_done()
+        elif self.link is not None and self.link.deaf:
+            self._exchange_done(unfinished=True)
+        else:
+            self._active_at = self._engine.reactor.now
+            self._by(self._active_at + UNFINISHED_S)
+
+    def _exchange_done(self, unfinished: bool = False) -> None:
+        """Request and answer are over."""
+        link = self.link
+        assert link is not None
+        self._log()
+        self._stop_waiting()
+        if not link.persistent:
+            self._drop_link()
+        elif self.service.shared and not self.tied:
+            link.rest()
+            self.link = None
+        else:
+            link.idle_at = self._engine.reactor.now
+        if self._closes or unfinished or self._finished:
+            self._close_politely()
+        else:
+            self._begin_idle()
+            if self._in:
+                self._read_requests()
+
+    def _begin_idle(self) -> None:
+        self.stage = _IDLE
+        self.head = None
+        self._active_at = self._engine.reactor.now
+        if self._finished:
+            self.end("client_closed")
+            return
+        self._by(self._active_at + self.service.config.idle_timeout_s)
+        self._client.resume()
+
+    # ------------------------------------------------------------ the server fails or leaves
+
+    def server_broke(self, failure: str) -> None:
+        """The server is of no use for this request, which it may have seen: nobody else is asked."""
+        link = self.link
+        assert link is not None
+        words = f"{link.target.name}: {failure}" if link.target else failure
+        if self.has_answer:
+            self._log_failure(words)
+            self.end("server_reset", reset=True)
+        else:
+            self._refuse_exchange(502, words)
+
+    def _refuse_exchange(self, status: int, failure: str) -> None:
+        """End the exchange with an error, or with a reset where an answer has begun."""
+        self._stop_waiting()
+        if self.has_answer:
+            self._log_failure(failure)
+            self.end("bad_message", reset=True)
+            return
+        self.expects_answer = False
+        self.status = status
+        self._body = None
+        without_body = self.head is not None and self.head.method == b"HEAD"
+        data = answer(status, without_body=without_body)
+        link, self.link = self.link, None
+        self._say_with(link, data, failure)
+
+    def _say_with(self, link: ServerLink | None, data: bytes, failure: str) -> None:
+        """Our own answer in the place of a server's, whose name still belongs into the log."""
+        self.link = link
+        self.bytes_out += len(data)
+        self._log(failure)
+        self._drop_link()
+        try:
+            self._client.write(data)
+        except OSError:
+            self.end("client_reset", reset=True)
+            return
+        self._close_politely()
+
+    def server_left(self) -> None:
+        """The answer is complete, the request is not, and the server takes no more of it."""
+        self._exchange_done(unfinished=True)
+
+    def lost_link(self) -> None:
+        """Its idle connection to a server has ended. A login that belonged to it is gone: the client must learn it."""
+        ends = self.tied
+        self._drop_link()
+        if ends and self.stage == _IDLE:
+            self.end("server_closed")
+
+    def server_finished(self) -> None:
+        """In a tunnel: the server has ended its half."""
+        link = self.link
+        assert link is not None
+        if self._finished or link.stream is None:
+            self._log_failure("")
+            self.end("server_closed")
+            return
+        link.stream.pause()
+        self.expects_answer = False
+        self._client.finish()
+        self._by(self._engine.reactor.now + AFTER_CLIENT_CLOSED_S)
+
+    def _open_tunnel(self) -> None:
+        """Both sides speak another protocol from here on."""
+        self.in_tunnel = True
+        self._body = open_body(Framing(Kind.TUNNEL))
+        data, self._in = self._in, b""
+        if data and self.link is not None:
+            self.link.send(bytes(data))
+        self._client.resume()
+
+    def _drop_link(self) -> None:
+        link, self.link = self.link, None
+        if link is not None:
+            self._unpin(link)
+            link.close()
+
+    def _forget_link(self) -> None:
+        """The link has given everything back by itself."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.close()
+
+    def _pin(self, link: ServerLink) -> None:
+        if not link.pinned:
+            link.pinned = True
+            self._engine.ints[self.service.pinned_cell] += 1
+
+    def _unpin(self, link: ServerLink) -> None:
+        if link.pinned:
+            link.pinned = False
+            self._engine.ints[self.service.pinned_cell] -= 1
+
+    # ------------------------------------------------------------ requests that wait
+
+    def _classify(self, head: RequestHead) -> None:
+        wait = classify(head.method, head.path, head.values)
+        if wait is Wait.NOT and b"cmd=" not in head.path.lower() and head.path[:12].lower() == b"/microsoft-s":
+            wait = classify(head.method, head.path, head.values, activesync_query(head.path))
+        if wait is Wait.PERHAPS_EWS and self._body_bytes:
+            wait = in_body(self._out)
+            if wait is Wait.NOT and self._body is not None:
+                wait = Wait.PERHAPS_EWS
+        self._now_waits(wait)
+
+    def _now_waits(self, wait: Wait) -> None:
+        self.wait = wait
+        if wait not in (Wait.NOT, Wait.PERHAPS_EWS):
+            self._engine.ints[self.service.long_polls_cell] += 1
+            self._poll_cell = self.service.long_polls_cell
+
+    def _stop_waiting(self) -> None:
+        self.wait = Wait.NOT
+        if self._poll_cell >= 0:
+            self._engine.ints[self._poll_cell] -= 1
+            self._poll_cell = -1
+
+    # ------------------------------------------------------------ deadlines
+
+    def _by(self, deadline_at: float) -> None:
+        """Be asked at this time; never later than was agreed before, and no system call or wheel for most requests."""
+        if deadline_at < self._wheel_at:
+            wheel = self._engine.wheel
+            wheel.remove(self, self._wheel_key)
+            self._wheel_at = deadline_at
+            self._wheel_key = wheel.add(self, deadline_at)
+
+    def _idle_s(self) -> float:
+        return self._route.idle_timeout_s if self._route is not None else self.service.config.idle_timeout_s
+
+    def _watch_rate(self) -> None:
+        """A body has a least rate; not that of an RPC channel, whose nature it is to say little for hours."""
+        head = self.head
+        if self.service.http.limits.body_bytes_per_s and head is not None and not head.method.startswith(b"RPC_"):
+            self._rate_at = self._engine.reactor.now
+            self._rate_bytes = self._body_bytes
+            self._by(self._rate_at + RATE_WINDOW_S)
+        else:
+            self._rate_at = 0.0
+
+    def due(self, now: float) -> None:
+        """The wheel says that a deadline may have come; most are old."""
+        deadline_at, act = self._deadline(now)
+        if deadline_at <= now:
+            act()
+        if self.stage != _OVER:
+            deadline_at, _ = self._deadline(now)
+            self._wheel_at = max(deadline_at, now + 0.1)
+            self._wheel_key = self._engine.wheel.add(self, self._wheel_at)
+
+    def _deadline(self, now: float) -> tuple[float, Callable[[], None]]:
+        limits = self.service.http.limits
+        match self.stage:
+            case Stage.SHAKING:
+                return self.started_at + limits.head_timeout_s, self._give_up_waiting
+            case Stage.IDLE if not self.requests:
+                return self.started_at + limits.head_timeout_s, self._give_up_waiting
+            case Stage.IDLE:
+                return self._active_at + self.service.config.idle_timeout_s, self._give_up_waiting
+            case Stage.HEAD:
+                return self._head_at + limits.head_timeout_s, self._head_too_slow
+            case Stage.SEEKING:  # the link has deadlines of its own
+                return now + self._idle_s(), self._give_up_waiting
+            case Stage.CLOSING:
+                return self._active_at + LINGER_S, self._give_up_waiting
+        return self._exchange_deadline()
+
+    def _exchange_deadline(self) -> tuple[float, Callable[[], None]]:
+        idle_s = self._idle_s()
+        if self._finished or (self.in_tunnel and not self.expects_answer):
+            idle_s = min(idle_s, AFTER_CLIENT_CLOSED_S)
+        elif not self.expects_answer:
+            idle_s = min(idle_s, UNFINISHED_S)
+        silent = self._active_at + idle_s
+        if self._body is not None and self._rate_at and not self.in_tunnel:
+            checked = self._rate_at + RATE_WINDOW_S
+            if checked < silent:
+                return checked, self._check_rate
+        return silent, self._exchange_silent
+
+    def _give_up_waiting(self) -> None:
+        self.end("idle_timeout")
+
+    def _head_too_slow(self) -> None:
+        self._refuse(408, f"the head was not complete in {self.service.http.limits.head_timeout_s:g} s")
+
+    def _check_rate(self) -> None:
+        """A body that trickles; while its server takes nothing the client is not to blame."""
+        now = self._engine.reactor.now
+        least = self.service.http.limits.body_bytes_per_s * (now - self._rate_at)
+        if self._body_bytes - self._rate_bytes < least and not (self.link is not None and self.link.blocked):
+            self._refuse_exchange(408, f"the body came slower than {self.service.http.limits.body_bytes_per_s} bytes/s")
+        else:
+            self._rate_at, self._rate_bytes = now, self._body_bytes
+
+    def _exchange_silent(self) -> None:
+        if self.in_tunnel or self._finished or not self.expects_answer:
+            self._log_failure("")
+            self.end("idle_timeout")
+        else:
+            self._refuse_exchange(504, f"no byte in {self._idle_s():g} s")
+
+    # ------------------------------------------------------------ the end
+
+    def broken(self, stream: Stream, error: OSError) -> None:
+        self.end("client_reset", reset=True)
+
+    def secured(self, stream: Stream) -> None:
+        self.stage = _IDLE
+
+    def _close_politely(self) -> None:
+        """Close so that the client gets our last word: what it still sends would make the kernel answer with a reset,
+        which takes the answer away from it (RFC 9112 section 9.6)."""
+        self._drop_link()
+        client = self._client
+        self.stage = _CLOSING
+        self._active_at = self._engine.reactor.now
+        self._by(self._active_at + LINGER_S)
+        if client.blocked:
+            return
+        asked_to = self._connection is not None and not self._connection.persistent
+        if self._finished or (asked_to and not self._in and self._body is None):
+            self.end("closed")
+            return
+        client.finish()
+        client.resume()
+
+    def stopping(self) -> None:
+        """This worker takes no more connections: those that wait for nothing may go."""
+        if self.stage == _IDLE:
+            self.end("stopped")
+
+    def end(self, reason: str, *, reset: bool = False) -> None:
+        """Close both sides. `reset`: with RST, so that nothing looks complete that is not."""
+        if self.stage == _OVER:
+            return
+        self._stop_waiting()
+        if self.stage in (_SEEKING, _EXCHANGE) and reason not in ("server_reset", "bad_message"):
+            self._log_failure(reason)
+        self.stage = _OVER
+        engine, service = self._engine, self.service
+        engine.wheel.remove(self, self._wheel_key)
+        engine.sessions.discard(self)
+        self._drop_link()
+        self._client.close(reset=reset)
+        if not self._trusted:
+            service.sources.closed(self.peer)
+        service.left()
+
+    def _log(self, failure: str = "") -> None:
+        if self.service.http.access_log and self._engine.log.sessions:
+            self._engine.log.request(**request_facts(self, self._engine.reactor.now, failure))
+
+    @property
+    def route_name(self) -> str:
+        """The route that the request at hand took; empty: the service's own."""
+        return self._route.name if self._route is not None else ""
+
+    def timings(self, now: float) -> dict[str, Value]:
+        """Of the request at hand, for the log."""
+        facts: dict[str, Value] = {}
+        link, sent_at = self.link, self._sent_at
+        if sent_at:
+            fresh = link is not None and link.connect_at >= self._asked_at
+            chosen_at = link.connect_at if link is not None and fresh else sent_at
+            facts["queue_s"] = chosen_at - self._asked_at
+            facts["connect_s"] = sent_at - chosen_at
+        if self._first_at:
+            facts["first_byte_s"] = self._first_at - sent_at
+        facts["total_s"] = now - self._head_at
+        return facts
+
+    def tls_facts(self) -> dict[str, Value]:
+        """Version and SNI of the client's TLS, for the log."""
+        return {}
+
+    def _log_failure(self, failure: str) -> None:
+        """The line of a request that came to no good end."""
+        self._log(failure)
+        self.head = None
+
+    @property
+    def slot(self) -> int:
+        """The real server that this connection counts for at present."""
+        return self.link.slot if self.link is not None else -1
+
+    def owns(self, fd: int) -> bool:
+        """Whether this descriptor is one of its sockets."""
+        if fd < 0:
+            return False
+        return fd == self._client.sock.fileno() or (self.link is not None and self.link.owns(fd))
+
+    def facts(self) -> dict[str, str | int | float]:
+        """This connection for `mailbalancer sessions`."""
+        now, link = self._engine.reactor.now, self.link
+        target = link.target if link is not None else None
+        return {
+            "service": self.service.name,
+            "client": str(Endpoint(self.source, self.port)),
+            "listen": str(self.endpoint),
+            "server": target.name if target else "",
+            "server_address": str(target.endpoint) if target else "",
+            "why": link.why if link is not None else "",
+            "age_s": round(now - self.started_at, 3),
+            "idle_s": round(now - self._active_at, 3),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "state": "tunnel" if self.in_tunnel else self.stage.name.lower(),
+            "route": self.route_name,
+            "requests": self.requests,
+            "long_poll": "" if self._poll_cell < 0 else self.wait.value,
+            "pinned": int(self.tied),
+            "worker": self._engine.index,
+        }
+
+    def reached(self) -> Endpoint:
+        """The address of ours that the client connected to."""
+        if self.endpoint.host not in ("0.0.0.0", "::"):
+            return self.endpoint
+        return Endpoint(*self._client.sock.getsockname()[:2])
+
+
+def _identity_fields(identity: Identity, style: str) -> bytes:
+    """The lines that tell a server who its client is."""
+    match style:
+        case "x_forwarded":
+            return x_forwarded_fields(identity)
+        case "forwarded":
+            return forwarded_field(identity)
+        case "both":
+            return x_forwarded_fields(identity) + forwarded_field(identity)
+    return b""
+
+
+def _as_http_1_1(head: ResponseHead, raw: bytes) -> bytes:
+    """Our own version stands in every answer, whichever the server has (RFC 9110 section 2.5)."""
+    return raw if head.minor else b"HTTP/1.1" + raw[len(b"HTTP/1.0") :]
+
+
+def _plain_host(authority: bytes) -> bytes:
+    """The host of an authority, without port."""
+    return authority.rpartition(b":")[0] if authority.rpartition(b"]")[2].count(b":") else authority

@@ -1,0 +1,373 @@
+"""A connection to a real server, for one request or for all of one client's: found, connected, secured, and read.
+
+Decides: when a connection to a server may be used, that one which has spoken unasked is not, and what in the bytes from
+a server is the answer to the request at hand.
+Refuses to know: what the client is told (`http_connection`), and which server is asked (`http_service`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mailbalancer.ipc.board import Count
+from mailbalancer.model import Endpoint
+from mailbalancer.wire.auth_taint import ties_response
+from mailbalancer.wire.hop_by_hop import read_connection
+from mailbalancer.wire.http_body import Body, Kind, open_body, response_framing
+from mailbalancer.wire.http_head import BadMessage, ResponseHead
+from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.http_service import IDLE_S, HttpService, Returning, Route
+from mailbalancer.worker.placement import Placement
+from mailbalancer.worker.service import Target
+from mailbalancer.worker.stream import NOTHING, Stream
+
+if TYPE_CHECKING:
+    from mailbalancer.worker.http_connection import HttpConnection
+
+#: A connection that was idle for longer is looked at before a request is sent on it: servers close idle ones.
+TRUSTED_IDLE_S = 0.5
+
+
+class ServerLink(Placement):
+    """Belongs to one client's connection while it has a request under way, and in `per_client` services always.
+
+    Attributes:
+        client: whose it is now; None: idle, for whoever comes.
+        owner: identity of the client whose request it carried last.
+        way: the route that chose it.
+        returning: what the request says about its client.
+        preferred: the real server that this client is connected to for other routes.
+        tied: it has carried NTLM or the like, in either direction: it belongs to its client for good.
+        pinned: it is counted as such.
+        connect_at: when its server had been chosen.
+        deaf: the server does not take what we send any more; what it has said may still be read.
+        served: requests sent on it.
+        body: of the answer that is being read; None: its head is not there yet, or no answer is expected.
+    """
+
+    __slots__ = (
+        "_seen",
+        "_waiting",
+        "body",
+        "cell_in",
+        "cell_out",
+        "client",
+        "connect_at",
+        "deaf",
+        "idle_at",
+        "owner",
+        "persistent",
+        "pinned",
+        "preferred",
+        "returning",
+        "served",
+        "stream",
+        "tied",
+        "way",
+    )
+    service: HttpService
+
+    def __init__(
+        self, engine: Engine, service: HttpService, client: HttpConnection, way: Route, returning: Returning
+    ) -> None:
+        super().__init__(engine, service, client.source, client.port)
+        self.client: HttpConnection | None = client
+        self.owner = client.number
+        self.way = way
+        self.route = way.name
+        self.returning = returning
+        self.preferred = ""
+        self.stream: Stream | None = None
+        self.tied = self.pinned = self.deaf = False
+        self.connect_at = 0.0
+        self.served = 0
+        self.idle_at = 0.0
+        self.body: Body | None = None
+        self.persistent = True
+        self._waiting: bytes | bytearray = b""
+        self._seen = 0
+        self.cell_in = self.cell_out = 0
+
+    # ------------------------------------------------------------ to a server
+
+    def _connect(self, target: Target) -> None:
+        """An idle connection will do, unless this client's is to be its own."""
+        client, service = self.client, self.service
+        assert client is not None
+        self._count_on(target)
+        self.connect_at = self._engine.reactor.now
+        while service.shared and not client.tied:
+            idle = service.take_idle(target, client.number)
+            if idle is None:
+                break
+            if idle.is_quiet():
+                self._adopt(idle)
+                return
+            idle.close()
+        super()._connect(target)
+
+    def _adopt(self, idle: ServerLink) -> None:
+        """Go on where another link has been put aside."""
+        self.stream, idle.stream = idle.stream, None
+        assert self.stream is not None
+        self.stream.owner = self
+        self.served = idle.served
+        idle.close()
+        assert self.client is not None
+        self.client.linked(self)
+
+    def _count_on(self, target: Target) -> None:
+        engine = self._engine
+        self.cell_in = engine.cell(target.slot, Count.BYTES_IN)
+        self.cell_out = engine.cell(target.slot, Count.BYTES_OUT)
+
+    def move_to(self, route: Route) -> None:
+        """The next request takes another route to the same server: it is counted there from now on."""
+        assert self.target is not None
+        target = route.pool.targets[self.target.name]
+        self.way, self.route = route, route.name
+        if target.slot != self.slot:
+            ints, cell = self._engine.ints, self._engine.cell
+            ints[cell(self.slot, Count.SESSIONS)] -= 1
+            ints[cell(target.slot, Count.SESSIONS)] += 1
+            ints[cell(target.slot, Count.TOTAL)] += 1
+            self.slot = target.slot
+            self._count_on(target)
+        self.target = target
+
+    def placed(self, events: int) -> None:
+        """Connected: the PROXY header first, then TLS, then the request."""
+        assert self.server is not None
+        self.stream = Stream(self._engine, self.server, self, watched=True)
+        self.server = None  # the stream's now
+        try:
+            header = self.service.header_for(self)
+            if header:
+                self.stream.write(header)
+        except OSError as error:
+            self.seek_next(_words(error), blame=True)
+            return
+        self._ready()
+
+    def secured(self, stream: Stream) -> None:
+        """The server is who it should be."""
+        self._ready()
+
+    def _ready(self) -> None:
+        self.no_deadline()
+        assert self.client is not None
+        self.client.linked(self)
+
+    def give_up(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+        super().give_up()
+
+    def unplaced(self, reason: str) -> None:
+        self.no_deadline()
+        if self.client is not None:
+            self.client.unlinked(reason)
+
+    def reached(self) -> Endpoint:
+        """For the PROXY header: the address that the client connected to."""
+        assert self.client is not None
+        return self.client.reached()
+
+    # ------------------------------------------------------------ asking
+
+    def is_quiet(self) -> bool:
+        """Whether the server still listens. A connection that it has closed, or spoken on unasked, is of no use: a
+        request that may have reached a server is not sent again, so it is better not sent on that one."""
+        stream = self.stream
+        if stream is None or self.deaf:
+            return False
+        if self._engine.reactor.now - self.idle_at < TRUSTED_IDLE_S:
+            return True
+        return stream.is_quiet()
+
+    def send(self, data: bytes | memoryview) -> None:
+        """A part of the request. Where it does not go any more, the server's answer, if there is one, still counts."""
+        self._engine.ints[self.cell_in] += len(data)
+        if self.deaf:
+            return
+        assert self.stream is not None
+        try:
+            self.stream.write(data)
+        except OSError:
+            self._turn_deaf()
+
+    def _turn_deaf(self) -> None:
+        self.deaf = True
+        self.persistent = False
+        if self.stream is not None:
+            self.stream.forget_unsent()
+
+    @property
+    def blocked(self) -> bool:
+        return self.stream is not None and self.stream.blocked
+
+    def writable(self, stream: Stream) -> None:
+        if self.client is not None:
+            self.client.server_writable()
+
+    # ------------------------------------------------------------ reading the answer
+
+    def readable(self, stream: Stream) -> None:
+        client = self.client
+        if client is None or not client.expects_answer:
+            self._spoken_unasked()
+            return
+        buffer = self.service.buffer
+        try:
+            n = stream.receive(buffer)
+        except OSError as error:
+            client.server_broke(_words(error))
+            return
+        if n > 0:
+            self._engine.ints[self.cell_out] += n
+            self._read_answer(client, buffer[:n])
+        elif n != NOTHING:
+            self._ended(client, stream)
+
+    def _read_answer(self, client: HttpConnection, data: memoryview) -> None:
+        body = self.body
+        if body is None:
+            self._waiting = bytes(data) if not self._waiting else self._waiting + bytes(data)
+            self._read_heads(client)
+            return
+        try:
+            pieces, taken = body.feed(data)
+        except BadMessage as bad:
+            client.server_broke(str(bad))
+            return
+        if pieces:
+            client.pass_answer(pieces)
+        if body.done:
+            self._complete(client, taken == len(data))
+
+    def _read_heads(self, client: HttpConnection) -> None:
+        """The final head, and those of 1xx before it."""
+        responses = self.service.responses
+        while self.client is client:
+            try:
+                head = responses.read(self._waiting, self._seen)
+                if head is None:
+                    self._seen = len(self._waiting)
+                    return
+                self._seen = 0
+                rest = self._waiting[head.length :]
+                if self._begin_answer(client, head, rest):
+                    return
+            except BadMessage as bad:
+                client.server_broke(str(bad))
+                return
+            if not rest:
+                return
+
+    def _begin_answer(self, client: HttpConnection, head: ResponseHead, rest: bytes | bytearray) -> bool:
+        """Pass a head on, with what is there of its body. True: it is the last one."""
+        framing = response_framing(head, client.method, client.upgrading)
+        connection = read_connection(head, 502)
+        self.tied = self.tied or ties_response(head)
+        if framing.kind is Kind.NONE and head.status < 200:
+            self._waiting = rest
+            client.pass_interim(head, connection)
+            return False
+        self._waiting = b""
+        self.persistent = self.persistent and connection.persistent and framing.kind is not Kind.UNTIL_CLOSE
+        decode = framing.kind is Kind.CHUNKED and client.is_http_1_0
+        body = open_body(framing, decode, 502)
+        pieces, taken = body.feed(rest)
+        self.body = body
+        client.pass_head(head, framing, connection, pieces)
+        if body.done:
+            self._complete(client, taken == len(rest))
+        return True
+
+    def _complete(self, client: HttpConnection, nothing_follows: bool) -> None:
+        """The answer is whole. What a server says beyond it is an answer to nothing, and the next client's danger."""
+        if self.client is not client:  # it broke while the last piece was written
+            return
+        self.body = None
+        if not nothing_follows:
+            self.persistent = False
+        client.answered()
+
+    def _ended(self, client: HttpConnection, stream: Stream) -> None:
+        body = self.body
+        self.persistent = False
+        if client.in_tunnel:
+            client.server_finished()
+        elif body is None and client.has_answer:
+            client.server_left()
+        elif body is None:
+            client.server_broke("closed the connection before it answered")
+        elif body.ends_at_close and not stream.truncated:
+            self._complete(client, nothing_follows=True)
+        else:
+            client.server_broke("closed the connection in the middle of its answer")
+
+    def _spoken_unasked(self) -> None:
+        """Between requests: the server has closed, which is its right, or said something, which is answered by that."""
+        client = self.client
+        if client is None:
+            self.service.drop_idle(self)
+            self.close()
+        else:
+            client.lost_link()
+
+    def broken(self, stream: Stream, error: OSError) -> None:
+        """Sending failed later than the call."""
+        client = self.client
+        if client is None:
+            self._spoken_unasked()
+        else:
+            self._turn_deaf()
+
+    # ------------------------------------------------------------ between requests and the end
+
+    def rest(self) -> None:
+        """No request is under way: keep it for anybody."""
+        client = self.client
+        assert client is not None
+        self._uncount()
+        self.client = None
+        self.idle_at = self._engine.reactor.now
+        if self.service.put_idle(self):
+            self.wait_until(self.idle_at + IDLE_S)
+        else:
+            self.close()
+
+    def _uncount(self) -> None:
+        if self.slot >= 0:
+            self._engine.ints[self._engine.cell(self.slot, Count.SESSIONS)] -= 1
+            self.slot = -1
+            self.service.release(self, waiting=False)
+
+    def due(self, now: float) -> None:
+        if self.seek_due(now):
+            return
+        if self.client is None:
+            self.service.drop_idle(self)
+            self.close()
+
+    def close(self) -> None:
+        """Give everything back. Never with a reset: what was sent may be on its way still."""
+        self.client = None
+        self.no_deadline()
+        was_waiting, self.waiting = self.waiting, False
+        held_place = self.slot >= 0
+        self.give_up()
+        if held_place or was_waiting:
+            self.service.release(self, waiting=was_waiting)
+
+    def owns(self, fd: int) -> bool:
+        """Whether this descriptor is its socket."""
+        sock = self.stream.sock if self.stream is not None else self.server
+        return sock is not None and sock.fileno() == fd
+
+
+def _words(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else str(error).lower()

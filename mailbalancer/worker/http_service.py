@@ -1,0 +1,406 @@
+"""What the connections of one `http` service share in this worker: routes, persistence, limits, idle connections.
+
+Decides: which route a request takes and what is done there, which real server its client goes back to, and which idle
+connection to a server may be used again by whom.
+Refuses to know: sockets and framing (`http_connection`, `http_server`); how keys and cookies are made (`balance`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from mailbalancer import model
+from mailbalancer.balance import http_keys
+from mailbalancer.balance.admit import AddressLists
+from mailbalancer.balance.http_cookie import NONCE_BYTES, SEALED_CHARACTERS, Seal, parse_keys
+from mailbalancer.balance.http_routes import Routes, Rule
+from mailbalancer.balance.persist import Table, select
+from mailbalancer.balance.pool import Choice, Refusal
+from mailbalancer.balance.source_limits import SourceLimits
+from mailbalancer.ipc.board import Availability, Count
+from mailbalancer.model import HeaderEdits, MemberKey
+from mailbalancer.wire.forwarded import IDENTITY_FIELDS, Trusted
+from mailbalancer.wire.http_answer import answer
+from mailbalancer.wire.http_head import Limits, RequestReader, ResponseReader
+from mailbalancer.worker.service import Seeker, Service, ServicePool, Target
+from mailbalancer.worker.stream import RECORD_BYTES
+
+if TYPE_CHECKING:
+    from mailbalancer.worker.http_server import ServerLink
+
+#: Between our part of a prefixed cookie and the server's own.
+SEPARATOR: Final = b"~"
+#: Idle connections kept for each real server, and for how long: shorter than servers keep theirs (IIS: 120 s).
+IDLE_KEPT: Final = 64
+IDLE_S: Final = 30.0
+COOKIE_NAME: Final = "mbsession"
+_READY: Final = int(Availability.READY)
+_RETURNING: Final = int(Availability.RETURNING)
+
+
+class Returning(NamedTuple):
+    """What a request says about its client: the real server that a cookie of ours stands for, or a key of a table."""
+
+    server: str
+    key: str
+
+
+_STRANGER: Final = Returning("", "")
+
+
+class Route:
+    """One route, or the service itself, made ready for use.
+
+    Attributes:
+        request_fields, response_fields: complete field lines to add.
+        request_drop, response_drop: lower-case names of the fields to leave out.
+        cookie: name of the cookie that we set, or put our mark into; empty: none.
+        prefixes: whether that is a cookie of the server's.
+        learns: name of the server's cookie to be remembered; empty: none.
+    """
+
+    def __init__(
+        self, service: model.Service, config: model.Route | None, pool: ServicePool, secrets: Mapping[str, list[bytes]]
+    ) -> None:
+        http = service.http
+        assert http is not None
+        own = (config.http if config else None) or model.HttpRoute()
+        self.name = config.name if config else ""
+        self.pool = pool
+        self.idle_timeout_s = own.idle_timeout_s or service.idle_timeout_s
+        self.lists = AddressLists(own.allow, own.deny) if own.allow or own.deny else None
+        self.redirect = own.redirect
+        self.respond = own.respond
+        hsts = (("Strict-Transport-Security", f"max-age={http.hsts_s}"),) if http.hsts_s and service.client_tls else ()
+        self.own_fields, _ = _edits(HeaderEdits(hsts))
+        self.request_fields, drop = _edits(http.request_headers, own.request_headers)
+        self.request_drop = IDENTITY_FIELDS | drop
+        self.response_fields, self.response_drop = _edits(
+            HeaderEdits(hsts), http.response_headers, own.response_headers
+        )
+        self._persist(service, pool.config.persist, secrets)
+
+    def _persist(
+        self, service: model.Service, persist: model.Persist | None, secrets: Mapping[str, list[bytes]]
+    ) -> None:
+        self.finders: tuple[tuple[str, http_keys.Finder | None], ...] = ()
+        self.cookie = self.learns = b""
+        self.prefixes = False
+        self.seal: Seal | None = None
+        self.cookie_fields = b""
+        if persist is None:
+            return
+        kinds = persist.kinds
+        if "super_http" in kinds and "source" not in kinds:
+            kinds = (*kinds, "source")
+        name = (persist.cookie or COOKIE_NAME).encode()
+        if "cookie" in kinds or "cookie_prefix" in kinds:
+            self.seal = Seal(secrets[persist.key_file], persist.group, list(self.pool.targets))
+            self.cookie = name
+            self.prefixes = "cookie_prefix" in kinds
+            secure = b"; Secure" if service.client_tls is not None else b""
+            self.cookie_fields = b"; Path=/; HttpOnly; SameSite=%b%b\r\n" % (
+                (persist.same_site or "lax").title().encode(),
+                secure,
+            )
+        if "server_cookie" in kinds:
+            self.learns = name
+        self.finders = tuple(
+            (kind, None if kind in ("cookie", "cookie_prefix") else _finder(persist, kind)) for kind in kinds
+        )
+
+    def recognise(self, source: str, host: str, path: bytes, values: http_keys.Values) -> Returning:
+        """Who the client is to persistence, by the first kind that finds something."""
+        for _, find in self.finders:
+            if find is None:
+                server = self._by_cookie(values)
+                if server:
+                    return Returning(server, "")
+            else:
+                key = find(http_keys.Asked(source, host, path, values))
+                if key:
+                    return Returning("", key)
+        return _STRANGER
+
+    def _by_cookie(self, values: http_keys.Values) -> str:
+        fields = values.get(b"cookie")
+        if fields is None or self.seal is None:
+            return ""
+        value = http_keys.cookie_value(fields, self.cookie)
+        if self.prefixes:
+            value, separator, _ = value.partition(SEPARATOR)
+            if not separator:
+                return ""
+        return self.seal.open(value)
+
+    def set_cookie(self, server: str) -> bytes:
+        """The field line that brings a client back to this server."""
+        assert self.seal is not None
+        return b"Set-Cookie: %b=%b%b" % (self.cookie, self.mark(server), self.cookie_fields)
+
+    def mark(self, server: str) -> bytes:
+        """The sealed name of a server, new each time."""
+        assert self.seal is not None
+        return self.seal.seal(server, os.urandom(NONCE_BYTES))
+
+    def unmarked(self, fields: list[bytes]) -> bytes | None:
+        """The Cookie line for the server behind, with our part of its cookie taken out; None: there was none."""
+        begins = self.cookie + b"="
+        at = SEALED_CHARACTERS + len(begins)
+        changed = False
+        pairs = []
+        for pair in b";".join(fields).split(b";"):
+            plain = pair.strip(b" \t")
+            if plain.startswith(begins) and plain[at : at + 1] == SEPARATOR:
+                plain = begins + plain[at + 1 :]
+                changed = True
+            pairs.append(plain)
+        return b"Cookie: %b\r\n" % b"; ".join(pairs) if changed else None
+
+
+class HttpService(Service):
+    """The runtime of one `http` service in one worker."""
+
+    def configure(
+        self, config: model.Service, slot: int, slots: Mapping[MemberKey, int], tables: Mapping[str, Table]
+    ) -> None:
+        """Follow this configuration from now on; connections stay.
+
+        Raises:
+            OSError, ValueError: a key file cannot be read.
+        """
+        http = config.http
+        assert http is not None
+        secrets = {
+            p.persist.key_file: _secrets(p.persist.key_file, self._engine.board.secret)
+            for p in config.pools()
+            if p.persist
+        }
+        super().configure(config, slot, slots, tables)
+        engine = self._engine
+        self.http = http
+        self.buffer = engine.buffer[: max(RECORD_BYTES, min(config.buffer_bytes, len(engine.buffer)))]
+        self.trusted = Trusted(http.trust)
+        self.trusts = bool(http.trust)
+        self.shared = http.shared
+        self.requests_cell = engine.cell(slot, Count.REQUESTS)
+        self.long_polls_cell = engine.cell(slot, Count.LONG_POLLS)
+        self.pinned_cell = engine.cell(slot, Count.PINNED)
+        self._reused_cell = engine.cell(slot, Count.REUSED)
+        self._pinned_reused_cell = engine.cell(slot, Count.PINNED_REUSED)
+        self._read_as(config, http)
+        own = Route(config, None, self._pools[""], secrets)
+        made = [(route, Route(config, route, self._pools[route.name], secrets)) for route in config.routes]
+        self.routes = Routes([Rule(route.hosts, route.paths, runtime) for route, runtime in made], own)
+        self.sorry = http.sorry
+        if not hasattr(self, "sources"):
+            self.sources = SourceLimits(0, 0)
+            self.idle: dict[Target, list[ServerLink]] = {}
+        self.sources.configure(http.limits.connections_per_source, http.limits.requests_per_source_s)
+
+    def _read_as(self, config: model.Service, http: model.Http) -> None:
+        """The readers pick what routes and persistence look at."""
+        limits = Limits(http.limits.head_bytes, http.limits.target_bytes)
+        request: set[str] = (
+            {"x-requesttype", "user-agent", "client-request-id"} if http.access_log else {"x-requesttype"}
+        )
+        response: set[str] = {"strict-transport-security"} if http.hsts_s else set()
+        edits = [(http.request_headers, http.response_headers)]
+        edits += [(r.http.request_headers, r.http.response_headers) for r in config.routes if r.http]
+        for asked, answered in edits:
+            request |= _edited(asked)
+            response |= _edited(answered)
+        for pool in config.pools():
+            if pool.persist is not None:
+                request |= set(http_keys.needed_fields(pool.persist.kinds, pool.persist.field))
+                if {"server_cookie", "cookie_prefix"} & set(pool.persist.kinds):
+                    response.add("set-cookie")
+        self.requests = RequestReader(sorted(request), limits)
+        self.responses = ResponseReader(sorted(response), limits)
+
+    # ------------------------------------------------------------ admission
+
+    def full(self) -> str:
+        """Why no more connections are served; empty when they are."""
+        limit = self.config.max_sessions
+        return self._refused("service_full") if limit and self._engine.view.sessions(self.slot) > limit else ""
+
+    def admits(self, address: str) -> bool:
+        """Whether the lists let this client in; for those whom a trusted proxy names, which is known per request."""
+        return not self._restricted or self._lists.admits(address)
+
+    def count_refused(self) -> None:
+        self._engine.ints[self._refused_cell] += 1
+
+    def sorry_page(self, *, close: bool, without_body: bool) -> bytes:
+        """What a client is told when no server is left."""
+        page = self.sorry
+        if page is None:
+            return answer(503, close=close, without_body=without_body)
+        return answer(page.status, page.body, page.content_type, close=close, without_body=without_body)
+
+    # ------------------------------------------------------------ choice
+
+    def keeps(self, route: Route, link: ServerLink, returning: Returning) -> bool:
+        """Whether a client's own connection to a server is the right one for its next request, too.
+
+        It is when it leads to where persistence wants the client, or persistence has no wish, and that server may be
+        given this: whoever draws keeps the clients it has.
+        """
+        target = link.target
+        assert target is not None
+        here = route.pool.targets.get(target.name)
+        if here is None or here.endpoint != target.endpoint:
+            return False
+        view, now = self._engine.view, self._engine.reactor.now
+        availability = view.availability(here.slot)
+        if availability < _RETURNING:
+            return False
+        wanted, key = returning
+        if key:
+            table = route.pool.table
+            assert table is not None
+            wanted = table.lookup(key, now) or ""
+            if wanted in ("", target.name):
+                table.bind(key, target.name, now)
+                self._report(route.pool, table, key, target.name, now)
+                wanted = target.name
+        if wanted == target.name:
+            return True
+        if wanted and route.pool.pool.takes_back(view, wanted) is not None:
+            return False
+        return availability == _READY or here.slot == link.slot
+
+    def choose(self, session: Seeker) -> Target | Refusal:
+        """A server for this request, counted on the board from this moment."""
+        link = cast("ServerLink", session)
+        route = link.way
+        assert route is not None
+        chosen = self._chosen(route.pool, link)
+        engine = self._engine
+        if isinstance(chosen, Refusal):
+            if chosen is Refusal.NONE_READY:
+                engine.ints[self._refused_cell] += 1
+            return chosen
+        link.why = chosen.why
+        slot = chosen.member.slot
+        engine.ints[engine.cell(slot, Count.SESSIONS)] += 1
+        engine.ints[engine.cell(slot, Count.TOTAL)] += 1
+        return route.pool.targets[chosen.member.name]
+
+    def _chosen(self, pool: ServicePool, link: ServerLink) -> Choice | Refusal:
+        engine = self._engine
+        view, now = engine.view, engine.reactor.now
+        wanted, key = link.returning
+        if wanted:
+            if pool.pool.takes_back(view, wanted, link.tried) is not None:
+                member = pool.pool.returning(view, wanted, link.tried)
+                return Refusal.ALL_FULL if member is None else Choice(member, "persistence")
+        elif key:
+            return self._by_table(pool, key, link)
+        elif link.preferred and not link.tried:
+            member = pool.pool.returning(view, link.preferred)
+            if member is not None and view.availability(member.slot) == _READY:
+                return Choice(member, "same_client")
+        chosen = pool.pool.pick(view, now, link.address.encode(), link.tried)
+        if wanted and isinstance(chosen, Choice):
+            engine.ints[engine.cell(chosen.member.slot, Count.MOVED)] += 1
+        return chosen
+
+    def _by_table(self, pool: ServicePool, key: str, link: ServerLink) -> Choice | Refusal:
+        engine, table = self._engine, pool.table
+        assert table is not None
+        view, now = engine.view, engine.reactor.now
+        chosen, moved = select(pool.pool, table, key, key.encode(), view, now, link.tried, pool.shared)
+        if isinstance(chosen, Refusal):
+            return chosen
+        if moved:
+            engine.ints[engine.cell(chosen.member.slot, Count.MOVED)] += 1
+        if not self.shared:
+            self._hold(pool, table, link, key)
+        self._report(pool, table, key, chosen.member.name, now)
+        return chosen
+
+    def learn_cookie(self, route: Route, value: bytes, server: str) -> None:
+        """The server has set its cookie: whoever shows that value comes back to it."""
+        table = route.pool.table
+        key = http_keys.cookie_key(value)
+        if table is None or not key:
+            return
+        now = self._engine.reactor.now
+        table.bind(key, server, now)
+        self._report(route.pool, table, key, server, now)
+
+    def _bound_to(self, session: Seeker) -> str | None:
+        link = cast("ServerLink", session)
+        wanted, key = link.returning
+        table = link.way.pool.table if link.way else None
+        if wanted or table is None or not key:
+            return wanted or None
+        return table.lookup(key, self._engine.reactor.now)
+
+    # ------------------------------------------------------------ idle connections to servers
+
+    def put_idle(self, link: ServerLink) -> bool:
+        """Keep a connection for whoever comes next. False: there are enough. Never one that belongs to a client."""
+        assert not link.tied
+        target = link.target
+        assert target is not None
+        kept = self.idle.setdefault(target, [])
+        if len(kept) >= IDLE_KEPT:
+            return False
+        kept.append(link)
+        self._engine.idle_links += 1
+        return True
+
+    def take_idle(self, target: Target, client: int) -> ServerLink | None:
+        """The connection to this server that was used last."""
+        kept = self.idle.get(target)
+        if not kept:
+            return None
+        link = kept.pop()
+        self._engine.idle_links -= 1
+        ints = self._engine.ints
+        if link.owner != client:
+            ints[self._reused_cell] += 1
+            if link.tied:
+                ints[self._pinned_reused_cell] += 1
+        return link
+
+    def drop_idle(self, link: ServerLink) -> None:
+        """The server has closed it, or it was idle for too long."""
+        target = link.target
+        kept = self.idle.get(target) if target is not None else None
+        if kept is not None and link in kept:
+            kept.remove(link)
+            self._engine.idle_links -= 1
+
+
+def _finder(persist: model.Persist, kind: str) -> http_keys.Finder:
+    return http_keys.finder(kind, persist.field, persist.parameter, persist.cookie or COOKIE_NAME)
+
+
+def _edits(*edits: HeaderEdits) -> tuple[bytes, frozenset[bytes]]:
+    """The lines to add and the names to leave out; what a route says comes after, and instead of, the service's."""
+    lines: dict[bytes, bytes] = {}
+    dropped: set[bytes] = set()
+    for edit in edits:
+        for name in edit.remove:
+            lines.pop(name.lower().encode(), None)
+            dropped.add(name.lower().encode())
+        for name, value in edit.set:
+            key = name.lower().encode()
+            lines[key] = b"%b: %b\r\n" % (name.encode("ascii"), value.encode("latin-1"))
+            dropped.add(key)
+    return b"".join(lines.values()), frozenset(dropped)
+
+
+def _edited(edits: HeaderEdits) -> set[str]:
+    return {name.lower() for name in (*edits.remove, *(name for name, _ in edits.set))}
+
+
+def _secrets(key_file: str, secret: bytes) -> list[bytes]:
+    return parse_keys(Path(key_file).read_text("ascii")) if key_file else [secret]
