@@ -524,7 +524,13 @@ def profiles_list(as_json: bool) -> None:
     from mailbalancer.config.profiles import list_profiles
 
     rows = [
-        {"profile": p.name, "title": p.written.title, "services": list(p.written.services), "file": str(p.file)}
+        {
+            "profile": p.name,
+            "title": p.written.title,
+            "services": list(p.written.services),
+            "not_available": p.not_available(),
+            "file": str(p.file),
+        }
         for p in list_profiles()
     ]
     if as_json:

@@ -330,8 +330,10 @@ def test_profiles_checklist_fills_in_names(run: Run, own_profiles: dict[str, str
     answer = run(*command, "--vip", "192.0.2.9", "--set", "delay=2.5", **own_profiles)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == (
-        "1. Name (dns)\n   clients look it up\n     mail.example.com. IN A 192.0.2.9\n\n"
-        "2. Wait (exchange)\n   it takes a while\n     Start-Sleep 2.5\n"
+        "; ===== DNS: records to make =====\n\n"
+        "; 1. Name\n;    clients look it up\nmail.example.com. IN A 192.0.2.9\n\n"
+        "# ===== Exchange Management Shell: once, on any server =====\n\n"
+        "# 2. Wait\n#    it takes a while\nStart-Sleep 2.5\n"
     )
     only = json.loads(run(*command, "--service", "imap", "--json", **own_profiles).stdout)
     assert [item["commands"] for item in only] == [["Start-Sleep 5"]]

@@ -7,7 +7,6 @@ Refuses to know: how the facts were fetched, the terminal itself, and time. PURE
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -119,26 +118,58 @@ def configuration(config: Config) -> RenderableType:
 
 
 def profiles(rows: Iterable[Facts]) -> RenderableType:
-    """Profiles and the services in them."""
+    """Profiles and the services in them; in parentheses those that this version cannot run."""
     table = _table("profile", "services", "title")
+    later = False
     for row in rows:
-        cells = plain(row["profile"]), ", ".join(plain(name) for name in row["services"]), plain(row["title"])
-        table.add_row(*(Text(cell) for cell in cells))
-    return table if table.row_count else Text("no profiles were found")
+        missing = row["not_available"]
+        later = later or bool(missing)
+        services = [f"({plain(name)})" if name in missing else plain(name) for name in row["services"]]
+        table.add_row(*(Text(cell) for cell in (plain(row["profile"]), ", ".join(services), plain(row["title"]))))
+    if not table.row_count:
+        return Text("no profiles were found")
+    note = Text("(…): its mode is not available in this version", style=_STYLES[Tone.QUIET])
+    return Group(table, note) if later else table
 
 
 def checklist(items: Sequence[ChecklistItem]) -> str:
-    """Numbered things to do. Plain text and never folded: the commands are there to be copied."""
-    blocks = []
-    for number, item in enumerate(items, 1):
-        lines = [f"{number}. {plain(item.title)} ({item.platform})", *_paragraph(item.why)]
-        lines += [f"     {plain(line)}" for command in item.commands for line in command.split("\n") if line]
-        blocks.append("\n".join(lines) + "\n")
+    """Things to do by platform, numbered through. Plain text and never folded: the commands are there to be copied.
+
+    Words around the commands are comments of the platform, so that a whole block can be pasted.
+    """
+    platforms = dict.fromkeys(item.platform for item in items)
+    ordered = [item for platform in platforms for item in items if item.platform == platform]
+    blocks: list[str] = []
+    for number, item in enumerate(ordered, 1):
+        if number == 1 or ordered[number - 2].platform != item.platform:
+            mark = _COMMENTS.get(item.platform, "#")
+            blocks.append(f"{mark} ===== {_PLATFORMS.get(item.platform, item.platform)} =====\n")
+        blocks.append("\n".join(_checklist_lines(number, item)) + "\n")
     return "\n".join(blocks) or "nothing is to be done\n"
 
 
-def _paragraph(text: str) -> list[str]:
-    return [f"   {line}" for line in textwrap.wrap(plain(" ".join(text.split())), 100)]
+_COMMENTS = {"dns": ";"}
+_PLATFORMS = {
+    "dns": "DNS: records to make",
+    "exchange": "Exchange Management Shell: once, on any server",
+    "registry": "Windows command prompt as administrator: on every real server",
+    "windows": "PowerShell as administrator: on every real server",
+    "postfix": "Postfix: as root, on every real server",
+    "dovecot": "Dovecot: as root, on every real server",
+    "linux": "Linux: as root, on every real server",
+    "balancer": "On the balancer: does it work?",
+}
+
+
+def _checklist_lines(number: int, item: ChecklistItem) -> Iterator[str]:
+    mark = _COMMENTS.get(item.platform, "#")
+    yield f"{mark} {number}. {plain(item.title)}"
+    yield f"{mark}    {plain(' '.join(item.why.split()))}"
+    for command in item.commands:
+        yield from (plain(line) for line in command.split("\n") if line)
+    if item.missing:
+        options = " ".join("--vip ADDRESS" if name == "vip" else f"--set {plain(name)}=…" for name in item.missing)
+        yield f"{mark}    more commands with: {options}"
 
 
 # ---------------------------------------------------------------- status

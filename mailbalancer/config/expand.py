@@ -10,7 +10,7 @@ profile's own line beside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
@@ -108,7 +108,7 @@ class _Expander:
         asked = entry.get("services")
         nothing = Node(entry.place, {})
         if asked is None:
-            return dict.fromkeys(profile.written.services, nothing)
+            return dict.fromkeys(profile.written.default_services or profile.written.services, nothing)
         if isinstance(asked.value, dict):
             parts = dict(asked.value)
         elif isinstance(asked.value, list):
@@ -195,15 +195,13 @@ class _Expander:
                     self._problem(service.place, path, text)
                     fit = False
                 continue
-            value = node.value
-            reason = "must be one value" if isinstance(value, list | dict) else wrong_value(parameter.type, value)
-            if reason:
-                self._problem(node.place, (*path, name), reason)
+            for place, reason in _unfit(parameter.type, node):
+                self._problem(place, (*path, name), reason)
                 fit = False
         return fit
 
     def _values(self, name: str, service: Node, profile: Profile, given: Mapping[str, Node]) -> dict[str, Scalar]:
-        plain = {key: node.value for key, node in given.items() if not isinstance(node.value, list | dict)}
+        plain = {key: _as_text(node) for key, node in given.items()}
         vips = _vips(service)
         return complete(profile, plain) | {"service": name, "vip": str(vips[0].value) if vips else None}
 
@@ -221,6 +219,25 @@ class _Expander:
             host = f"[{vip.value}]" if ":" in str(vip.value) else str(vip.value)
             entries.append(Node(vip.place, f"{host}:{port.value}"))
         return Node(vips[0].place, entries)
+
+
+def _unfit(kind: str, node: Node) -> Iterator[tuple[Place, str]]:
+    """What is wrong with the value given for a parameter of this type, and where."""
+    if kind == "networks" and isinstance(node.value, list):
+        for entry in node.value:
+            yield from _unfit("network", entry)
+        return
+    value = node.value
+    reason = "must be one value" if isinstance(value, list | dict) else wrong_value(kind, value)
+    if reason:
+        yield node.place, reason
+
+
+def _as_text(node: Node) -> Scalar:
+    """A parameter's value as it stands inside longer text."""
+    if isinstance(node.value, list):
+        return ",".join(str(entry.value) for entry in node.value)
+    return None if isinstance(node.value, dict) else node.value
 
 
 _WHOLE_ONLY = frozenset(WholeProfile.model_fields) - {"vip", "real_servers"}
@@ -249,6 +266,8 @@ class _Filler:
             return Node(place, {key: child for key, child in entries.items() if child is not None})
         if isinstance(node.value, list):
             return Node(place, [child for entry in node.value if (child := self.fill(entry)) is not None])
+        if self._names_a_list(node.value):
+            return self.given[placeholders(node.value)[0]]
         usable, value = substitute(node.value, self.values)
         if not usable:
             return None
@@ -258,6 +277,12 @@ class _Filler:
             own = self.given[words[0]].place
             place = Place(own.file, own.line, place.origin)
         return Node(place, value)
+
+    def _names_a_list(self, value: Scalar) -> bool:
+        """Whether the value is nothing but a parameter that the operator gave as a list."""
+        words = placeholders(value)
+        given = self.given.get(words[0]) if words else None
+        return given is not None and isinstance(given.value, list) and value == f"${{{words[0]}}}"
 
 
 def merge(base: Node, over: Node) -> Node:

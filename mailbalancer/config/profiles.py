@@ -26,14 +26,15 @@ A profile file `exchange-2019.yaml`:
 A value that is one placeholder becomes the parameter's value with its type; inside longer text it is written out;
 `$${` is a literal `${`. A parameter is required unless it says `required: false` or has a default; whatever uses an
 optional parameter without value is left out. `${service}` and `${vip}` are always known. Placeholders are filled in on
-parsed data, never on YAML text, so no value can become structure.
+parsed data, never on YAML text, so no value can become structure. A default may use parameters that stand before it;
+a parameter of type `networks` is a list when it is a whole value, and its entries with commas inside longer text.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
@@ -47,9 +48,10 @@ from mailbalancer.config.schema import SERVICE_MODELS, Bool, Name, Strict, Whole
 from mailbalancer.config.validate import validate_as
 from mailbalancer.config.yaml_lines import Node, Scalar, read_yaml
 from mailbalancer.errors import ConfigError
+from mailbalancer.model import AVAILABLE_MODES, Mode
 
-Platform = Literal["dns", "exchange", "registry", "postfix", "dovecot", "linux", "windows"]
-ParameterType = Literal["host", "certificate", "ip", "network", "port", "text", "seconds"]
+Platform = Literal["dns", "exchange", "registry", "postfix", "dovecot", "linux", "windows", "balancer"]
+ParameterType = Literal["host", "certificate", "ip", "network", "networks", "port", "text", "seconds"]
 
 #: Always known to placeholders.
 BUILT_IN = frozenset({"service", "vip"})
@@ -59,6 +61,7 @@ RESERVED = (
     | frozenset(WholeProfile.model_fields)
     | BUILT_IN
 )
+_LATER_MODES = frozenset(str(mode) for mode in Mode if mode not in AVAILABLE_MODES)
 _PLACEHOLDER = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
 _SHIPPED = FilePath(__file__).resolve().parent.parent / "shipped_profiles"
 
@@ -106,6 +109,8 @@ class ProfileFile(Strict):
     description: str = ""
     parameters: dict[Annotated[str, AfterValidator(_parameter_name)], Parameter] = Field(default_factory=dict)
     services: dict[Name, dict[str, Any]] = Field(min_length=1)
+    #: What a whole profile means that names no services: alternatives of one port cannot all be had. Absent: all.
+    default_services: list[Name] = Field(default_factory=list)
     checklist: list[ChecklistEntry] = Field(default_factory=list)
 
 
@@ -120,6 +125,10 @@ class Profile:
     @property
     def name(self) -> str:
         return self.written.profile
+
+    def not_available(self) -> list[str]:
+        """Its services whose mode this version does not run."""
+        return [name for name, body in self.written.services.items() if body.get("mode") in _LATER_MODES]
 
     def part(self, service: str) -> Node | None:
         """The template of one of its services, with places."""
@@ -136,6 +145,8 @@ class ChecklistItem:
     platform: str
     services: tuple[str, ...]
     commands: tuple[str, ...]
+    #: Parameters that commands were left out for, because they have no value: `vip` or one of the profile's own.
+    missing: tuple[str, ...] = ()
 
 
 # finding them
@@ -195,11 +206,26 @@ def _examine(file: FilePath, root: Node, written: ProfileFile, problems: list[Pr
         for service in entry.services:
             if service not in written.services:
                 problem(("checklist", at, "services"), f"{quoted(service)} is not a service of this profile")
+    for service in written.default_services:
+        if service not in written.services:
+            problem(("default_services",), f"{quoted(service)} is not a service of this profile")
+    before: set[str] = set()
     for name, parameter in written.parameters.items():
-        for value in (parameter.default, parameter.example):
-            reason = "" if value is None else wrong_value(parameter.type, value)
-            if reason:
-                problem(("parameters", name), reason)
+        for reason in _unfit_values(parameter, before):
+            problem(("parameters", name), reason)
+        before.add(name)
+
+
+def _unfit_values(parameter: Parameter, before: Collection[str]) -> Iterator[str]:
+    """What is wrong with a parameter's own default and example; `before`: what its default may use."""
+    words = placeholders(parameter.default)
+    for word in words:
+        if word not in before:
+            yield f"${{{word}}} is not a parameter that stands before this one{hint(word, before)}"
+    for value in (None if words else parameter.default, parameter.example):
+        reason = "" if value is None else wrong_value(parameter.type, value)
+        if reason:
+            yield reason
 
 
 def _scalars(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
@@ -318,6 +344,9 @@ def wrong_value(kind: str, value: Scalar) -> str:
                 values.address(str(value))
             case "network":
                 values.network(str(value))
+            case "networks":
+                for entry in str(value).split(","):
+                    values.network(entry.strip(" "))
     except ValueError as error:
         return str(error)
     return ""
@@ -339,10 +368,11 @@ def needed(name: str, parameter: Parameter) -> str:
 
 def complete(profile: Profile, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The given values with the profile's defaults; optional parameters without a value are None."""
-    return {
-        name: parameter.default if given.get(name) is None else given[name]
-        for name, parameter in profile.written.parameters.items()
-    }
+    filled: dict[str, Scalar] = {}
+    for name, parameter in profile.written.parameters.items():
+        value = given.get(name)
+        filled[name] = substitute(parameter.default, filled)[1] if value is None else value
+    return filled
 
 
 def checklist(
@@ -373,15 +403,21 @@ def checklist(
     filled |= {"service": service or profile.name, "vip": vip or None}
     wanted = set(services)
     return tuple(
-        ChecklistItem(
-            _filled(entry.title, filled) or entry.title,
-            _filled(entry.why, filled) or entry.why,
-            entry.platform,
-            tuple(entry.services),
-            tuple(text for command in entry.commands if (text := _filled(command, filled)) is not None),
-        )
+        _item(entry, filled)
         for entry in profile.written.checklist
         if not wanted or not entry.services or wanted & set(entry.services)
+    )
+
+
+def _item(entry: ChecklistEntry, filled: Mapping[str, Scalar]) -> ChecklistItem:
+    missing = dict.fromkeys(w for command in entry.commands for w in placeholders(command) if filled.get(w) is None)
+    return ChecklistItem(
+        _filled(entry.title, filled) or entry.title,
+        _filled(entry.why, filled) or entry.why,
+        entry.platform,
+        tuple(entry.services),
+        tuple(text for command in entry.commands if (text := _filled(command, filled)) is not None),
+        tuple(missing),
     )
 
 
@@ -458,7 +494,11 @@ class _Template:
 
     def take(self, key: str, value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: self.take(name, child) for name, child in value.items()}
+            # the name in a server's certificate is one that clients use too
+            return {
+                name: self.take("host" if (key, name) == ("verify", "name") else name, child)
+                for name, child in value.items()
+            }
         if isinstance(value, list):
             return [self.take(key, child) for child in value]
         if not isinstance(value, str):
