@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from mailbalancer import __version__
+from mailbalancer.control.certificate_watch import CertificateWatch
 from mailbalancer.control.events import Events, iso_utc
 from mailbalancer.control.imbalance import Imbalances
 from mailbalancer.control.members import Members, Record
@@ -40,8 +41,15 @@ class Status:
     """Reads; changes nothing."""
 
     def __init__(
-        self, board: Board, workers: Workers, members: Members, imbalances: Imbalances, events: Events
+        self,
+        board: Board,
+        workers: Workers,
+        members: Members,
+        imbalances: Imbalances,
+        events: Events,
+        certificates: CertificateWatch,
     ) -> None:
+        self._certificates = certificates
         self._board = board
         self._workers = workers
         self._members = members
@@ -63,6 +71,7 @@ class Status:
             "warnings": warnings,
             "workers": [self._worker(worker, running, now) for worker in self._workers],
             "services": [self._service(service, running, now) for service in running.config.services],
+            "certificates": self._certificates.listed(),
             "events": self._events.listed(),
         }
 
@@ -98,6 +107,8 @@ class Status:
             "bytes_in": sum(server["bytes_in"] for server in behind),
             "bytes_out": sum(server["bytes_out"] for server in behind),
             "imbalance": self._imbalances.worst(service.name),
+            "client_tls": service.client_tls and {"certificates": list(service.client_tls.certificates)},
+            "server_tls": service.server_tls and {"verify": service.server_tls.verify.kind},
             "pools": pools,
         }
 
@@ -108,7 +119,13 @@ class Status:
             "hosts": [host for route in service.routes if route.name == pool.route for host in route.hosts],
             "schedule": str(pool.schedule),
             "persist": persist and {"by": persist.by, "group": persist.group, "timeout_s": persist.timeout_s},
-            "real_servers": [self._member(self._members[pool.key(member)], now) for member in pool.members],
+            "real_servers": [
+                {
+                    **self._member(self._members[pool.key(member)], now),
+                    "extended_protection": self._certificates.finding(service, pool.key(member)),
+                }
+                for member in pool.members
+            ],
         }
 
     def _member(self, record: Record, now: float) -> dict[str, Any]:

@@ -22,7 +22,9 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
+from mailbalancer.balance.health import Result
 from mailbalancer.config.diff import diff
+from mailbalancer.control.certificate_watch import LOOK_EVERY_S, CertificateWatch
 from mailbalancer.control.certificates import Certificates
 from mailbalancer.control.checks.scheduler import Scheduler
 from mailbalancer.control.commands import Commands
@@ -44,7 +46,7 @@ from mailbalancer.host.privileges import DEFAULT_USER, become, own_directories, 
 from mailbalancer.ipc.board import Board
 from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, SessionList, Stop, Up
 from mailbalancer.log import Log
-from mailbalancer.model import Config
+from mailbalancer.model import Config, MemberKey
 from mailbalancer.tls.context_pool import ContextPool
 
 #: How often traffic's connects and drain deadlines are looked at.
@@ -158,8 +160,9 @@ class Supervisor:
         self._rollout = Rollout(
             self._listeners, slots, self._workers, self._members, self._bindings, self._certificates
         )
-        self._scheduler = Scheduler(self._members.observe)
-        self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events)
+        self._watch = CertificateWatch(self._events)
+        self._scheduler = Scheduler(self._checked)
+        self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events, self._watch)
         self._commands = Commands(
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
         )
@@ -178,6 +181,7 @@ class Supervisor:
         await self._rollout.apply(config)
         self._applied(config)
         self._tick()
+        self._watch_certificates()
         self._save_now_and_then()
         self._ready = True
         notify("READY=1")
@@ -260,6 +264,7 @@ class Supervisor:
         for warning in config.warnings:
             self._events.warning(warning)
         self._imbalances.follow(config)
+        self._watch.follow(config, self._certificates.running)
         self._scheduler.apply(self._members.checks())
 
     def _asked_to_reload(self) -> None:
@@ -279,6 +284,18 @@ class Supervisor:
             again = self._reload_again
 
     # ------------------------------------------------------------ while it runs
+
+    def _checked(self, key: MemberKey, result: Result) -> None:
+        """A check has ended. One that failed for want of something on this machine says nothing about the server."""
+        if result.detail.get("fault") == "balancer":
+            self._log.error(f"{key}: not checked for want of something here, not there: {result.reason}")
+            return
+        self._members.observe(key, result)
+        self._watch.observe(key, result)
+
+    def _watch_certificates(self) -> None:
+        self._watch.look()
+        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._watch_certificates)
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mailbalancer.balance.health import Result, Verdict
+from mailbalancer.control.certificate_watch import CertificateWatch
 from mailbalancer.control.events import Events
 from mailbalancer.control.imbalance import Imbalances
 from mailbalancer.control.members import Members
@@ -42,7 +43,9 @@ class Office:
         self.members.commit(config, self.plan, 0.0)
         self.imbalances = Imbalances(self.events)
         workers = Workers(self.board, log, self.events, Stub.run)
-        self.status = Status(self.board, workers, self.members, self.imbalances, self.events)
+        self.status = Status(
+            self.board, workers, self.members, self.imbalances, self.events, CertificateWatch(self.events)
+        )
         self.target = Target(4, config, self.plan, {})
 
     def report(self) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def office() -> Iterator[Office]:
 def test_the_shape(office: Office) -> None:
     report = office.report()
     of_all = ["version", "pid", "config", "config_version", "started_at", "uptime_s"]
-    assert list(report) == [*of_all, "warnings", "workers", "services", "events"]
+    assert list(report) == [*of_all, "warnings", "workers", "services", "certificates", "events"]
     assert report["config_version"] == 4
     assert report["warnings"] == ["a warning"]
     of_worker = ["index", "pid", "alive", "beat_age_s", "sessions", "open_files", "paused"]
