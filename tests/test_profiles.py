@@ -119,7 +119,7 @@ def test_every_promised_profile_is_shipped() -> None:
         assert len(written.description) > 60
 
 
-@pytest.mark.parametrize(("name", "part"), services(later=False))
+@pytest.mark.parametrize(("name", "part"), [*services(later=False)])
 def test_a_service_means_what_the_documents_say(name: str, part: str) -> None:
     port, idle_s, options = DOCUMENTED[name][part]
     (service,) = load(one_service(name, part, GIVEN[name])).services
@@ -152,7 +152,7 @@ def test_a_service_of_a_later_mode_says_so_and_nothing_else(name: str, part: str
     assert re.search(rf"{name}\.yaml:\d+\]$", line)
 
 
-@pytest.mark.parametrize(("name", "part"), services(later=True))
+@pytest.mark.parametrize(("name", "part"), [*services(later=True)])
 def test_a_missing_parameter_is_one_line_with_an_example(name: str, part: str) -> None:
     required = [key for key, parameter in load_profile(name, SHIPPED).written.parameters.items()
                 if parameter.must_be_given]  # fmt: skip
@@ -246,7 +246,7 @@ def test_an_authority_of_the_company_is_believed_by_the_checks(tmp_path: Path) -
 # ---------------------------------------------------------------- and back
 
 
-@pytest.mark.parametrize(("name", "part"), services(later=False))
+@pytest.mark.parametrize(("name", "part"), [*services(later=False)])
 def test_an_exported_service_is_the_same_service(name: str, part: str, tmp_path: Path) -> None:
     text = one_service(name, part, GIVEN[name])
     (tmp_path / "x.yaml").write_text(text)
