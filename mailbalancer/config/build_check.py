@@ -11,7 +11,7 @@ import os
 
 from mailbalancer import model
 from mailbalancer.config import defaults, schema, values
-from mailbalancer.config.problems import Path
+from mailbalancer.config.problems import Path, why_unread
 from mailbalancer.config.report import Report
 
 
@@ -137,10 +137,8 @@ def unreadable(file: str, *kinds: str) -> str:
             return f"{file} is not a file"  # opening a pipe would wait for its writer
         with open(file, "rb") as stream:
             text = stream.read(1024 * 1024)
-    except OSError as error:
-        return f"{file} cannot be read: {error.strerror}"
-    except ValueError as error:
-        return f"{file} cannot be read: {error}"
+    except (OSError, ValueError) as error:
+        return f"{file} cannot be read: {why_unread(error)}"
     for kind in kinds:
         if f"{kind}-----\n" not in text.decode("latin-1").replace("\r\n", "\n"):
             return f"{file} holds no {kind.lower()} in PEM form (-----BEGIN {kind}-----)"

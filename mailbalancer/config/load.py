@@ -13,7 +13,7 @@ from mailbalancer import model
 from mailbalancer.config.build import build
 from mailbalancer.config.diff import diff
 from mailbalancer.config.expand import Expanded, expand
-from mailbalancer.config.problems import Place, Problem, formatted
+from mailbalancer.config.problems import Place, Problem, formatted, why_unread
 from mailbalancer.config.profiles import search_dirs
 from mailbalancer.config.report import Report
 from mailbalancer.config.schema import json_schema
@@ -65,8 +65,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", "") or error
-        problem = Problem(Place(str(path), 1), (), f"the file cannot be read: {reason}")
+        problem = Problem(Place(str(path), 1), (), f"the file cannot be read: {why_unread(error)}")
         raise ConfigError(formatted([problem])) from None
 
 

@@ -8,6 +8,7 @@ Refuses to know: YAML, the schema, and which problems there are.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -117,3 +118,19 @@ def hint(word: str, choices: Iterable[str]) -> str:
         return ""
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return f" (one of: {shown})"
+
+
+_REMEDIES = {
+    errno.ENOENT: "correct the path, or put the file there",
+    errno.EISDIR: "name a file in it",
+    errno.EACCES: "let the user that mailbalancer runs as read it, and enter its directory",
+}
+
+
+def why_unread(error: OSError | ValueError) -> str:
+    """Why a file could not be read, and what to do about it."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        return f"{reason}; {remedy}" if remedy else reason
+    return str(error)

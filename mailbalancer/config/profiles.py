@@ -43,7 +43,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from mailbalancer.config import values
-from mailbalancer.config.problems import Path, Place, Problem, formatted, hint, quoted
+from mailbalancer.config.problems import Path, Place, Problem, formatted, hint, quoted, why_unread
 from mailbalancer.config.schema import SERVICE_MODELS, Bool, Name, Strict, WholeProfile
 from mailbalancer.config.validate import validate_as
 from mailbalancer.config.yaml_lines import Node, Scalar, read_yaml
@@ -179,7 +179,7 @@ def read_profile(file: FilePath, problems: list[Problem]) -> Profile | None:
     try:
         root = read_yaml(file.read_bytes(), str(file), found)
     except OSError as error:
-        problems.append(Problem(Place(str(file), 1), (), f"the profile cannot be read: {error.strerror}"))
+        problems.append(Problem(Place(str(file), 1), (), f"the profile cannot be read: {why_unread(error)}"))
         return None
     written = validate_as(ProfileFile, root, found) if root else None
     if root and written:

@@ -163,4 +163,8 @@ def _explain(path: Path, error: OSError) -> ControlError:
             f"control socket {path}: this user may not write to {path.parent}",
             "give the directory to the user mailbalancer runs as, or set another `control_socket`",
         )
+    if error.errno is None:  # the path does not fit into a sockaddr_un (unix(7)), says Python
+        return ControlError(
+            f"control socket {path}: the path is too long for a socket", "set a `control_socket` of at most 107 bytes"
+        )
     return ControlError(f"control socket {path} cannot be opened: {error.strerror or error}")

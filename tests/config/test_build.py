@@ -379,7 +379,8 @@ def test_certificate_files_are_looked_into(told: Told, load: Load, tmp_path: Pat
         tmp_path,
     )
     assert lines == [
-        f"x.yaml:2: certificates.a: {tmp_path}/none.pem cannot be read: No such file or directory",
+        f"x.yaml:2: certificates.a: {tmp_path}/none.pem cannot be read: No such file or directory; "
+        "correct the path, or put the file there",
         f"x.yaml:3: certificates.b: {tmp_path}/{keyless}",
         f"x.yaml:4: certificates.c: {tmp_path}/{keyless}",
         f"x.yaml:5: certificates.d: {tmp_path}/folder is not a file",

@@ -214,10 +214,12 @@ def test_the_complete_example_lacks_only_what_is_built_later(tmp_path: Path) -> 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "no.yaml")
-    assert caught.value.problems == [f"{tmp_path}/no.yaml:1: the file cannot be read: No such file or directory"]
+    assert caught.value.problems == [
+        f"{tmp_path}/no.yaml:1: the file cannot be read: No such file or directory; correct the path, or put the file there"
+    ]
     with pytest.raises(ConfigError) as caught:
         load(tmp_path)
-    assert caught.value.problems == [f"{tmp_path}:1: the file cannot be read: Is a directory"]
+    assert caught.value.problems == [f"{tmp_path}:1: the file cannot be read: Is a directory; name a file in it"]
 
 
 def test_a_file_and_its_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
