@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from mailbalancer.admin import text
+from mailbalancer.config.profiles import ChecklistItem
 from mailbalancer.model import Config, Endpoint, Member, Mode, Persist, Pool, RealServer, Route, Service
 
 ANSI_RED = "\x1b[1;31m"
@@ -300,3 +301,27 @@ def test_configuration_has_one_line_per_pool() -> None:
     assert [line.split()[:3] for line in lines[1:]] == [["owa", "tls", "10.0.1.100:443"], ["owa", "/", "auto"]]
     assert "source, group cas" in lines[2]
     assert "ex1 10.0.2.11:443" in lines[1]
+
+
+def test_profiles_mark_what_this_version_cannot_run() -> None:
+    row = {"profile": "p", "title": "a title", "services": ["smtp", "web"], "not_available": []}
+    assert shown(text.profiles([row])).split() == ["profile", "services", "title", "p", "smtp,", "web", "a", "title"]
+    marked = shown(text.profiles([row, row | {"profile": "q", "not_available": ["web"]}]))
+    assert "q        smtp, (web)" in marked
+    assert marked.endswith("(…): its mode is not available in this version\n")
+
+
+def test_a_checklist_is_grouped_by_platform_and_says_what_is_missing() -> None:
+    items = [
+        ChecklistItem("First", "because", "postfix", (), ("one", "two\n  three\n")),
+        ChecklistItem("Record", "so that\n they find it", "dns", (), (), missing=("domain", "vip")),
+        ChecklistItem("Last\x1b", "why", "postfix", (), ("four",)),
+    ]
+    assert text.checklist(items) == (
+        "# ===== Postfix: as root, on every real server =====\n\n"
+        "# 1. First\n#    because\none\ntwo\n  three\n\n"
+        "# 2. Last?\n#    why\nfour\n\n"
+        "; ===== DNS: records to make =====\n\n"
+        "; 3. Record\n;    so that they find it\n;    more commands with: --set domain=… --vip ADDRESS\n"
+    )
+    assert text.checklist([]) == "nothing is to be done\n"
