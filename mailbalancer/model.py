@@ -359,6 +359,85 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceClass:
+    """Clients whose connections to servers leave from addresses of their own, the first with room."""
+
+    name: str
+    clients: tuple[IPNetwork, ...]
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKey:
+    """One of our addresses towards one real server of a service: servers count sessions by it, so we do."""
+
+    service: str
+    address: str
+    real_server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which address the real servers see. Without classes: whichever the kernel takes."""
+
+    classes: tuple[SourceClass, ...] = ()
+    per_source_limit: int = 0  # sessions of one address at one real server; 0: no limit
+    when_full: str = "spill"  # spill: next address, then the service's queue | queue: the same | refuse: never wait
+
+
+@dataclass(frozen=True, slots=True)
+class MailPolicy:
+    """Who may send what to whom through an `smtp` service; 0 and empty: no limit. Domains are in lower case."""
+
+    recipient_domains: frozenset[str] | None = None  # `*.example.com` matches one label; None: every domain
+    relay_clients: tuple[IPNetwork, ...] = ()  # may send to every domain
+    senders_allow: frozenset[str] = frozenset()  # `user@example.com`, `example.com`, `*.example.com`, `<>`
+    senders_deny: frozenset[str] = frozenset()
+    connections_per_source: int = 0
+    connections_per_source_minute: int = 0
+    messages_per_source_minute: int = 0
+    recipients_per_source_minute: int = 0
+    tarpit_s: float = 0.0  # a refusal by this policy is held back for so long
+    greeting_delay_s: float = 0.0  # whoever speaks before it is over is cut off
+    max_message_bytes: int = 0
+
+    @property
+    def counts_sources(self) -> bool:
+        """Whether what one address does is counted, so that it should always land on one worker."""
+        return bool(
+            self.connections_per_source
+            or self.connections_per_source_minute
+            or self.messages_per_source_minute
+            or self.recipients_per_source_minute
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Smtp:
+    """What an `smtp` service has that the other mail modes have not."""
+
+    banner: str = "ESMTP"  # behind the host name in the greeting
+    bare_newlines: str = "reject"  # reject | normalise | pass
+    exchange: bool = False  # Exchange servers talk to each other through this service
+    capabilities: tuple[str, ...] = ()  # stated: shown instead of what the servers have in common
+    policy: MailPolicy = MailPolicy()
+    log_addresses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """What the mail modes have that others have not."""
+
+    host: str  # what we call ourselves, to clients and to servers
+    greeting_timeout_s: float = 10.0  # from the connect to the server being ready for the client's commands
+    client_address: str = ""  # "", "xclient" (smtp, pop3) or "id" (imap): how servers are told who the client is
+    hide: tuple[str, ...] = ()  # capabilities
+    keep: tuple[str, ...] = ()
+    login_timeout_s: float = 60.0  # imap and pop3: silence before the login
+    smtp: Smtp = Smtp()  # mode smtp
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A part of a service with a pool of its own.
 
@@ -394,6 +473,8 @@ class Service:
     server_tls: ServerTls | None = None
     buffer_bytes: int = 65536  # per direction of one session: the most that waits in the balancer
     http: Http | None = None  # mode http
+    mail: Mail | None = None  # modes smtp, imap, pop3
+    source: Source = Source()
     profile: str = ""
     line: int = 0
 
@@ -409,12 +490,17 @@ class Service:
     def pinned_to_worker(self) -> bool:
         """Whether one client address must always land on one worker (design section 3: classic BPF).
 
-        True when a table of clients is kept by the peer's address. When a PROXY header names the client the kernel
+        True when clients are remembered or counted by the peer's address. When a PROXY header names the client the kernel
         cannot see the address, so the table is shared through the supervisor instead.
         """
-        return not self._told_of_clients and any(
-            p.persist is not None and (self.http is None or (p.persist.only_by_address and "source" in p.persist.kinds))
-            for p in self.pools()
+        counts_sources = self.mail is not None and self.mail.smtp.policy.counts_sources
+        return not self._told_of_clients and (
+            counts_sources
+            or any(
+                p.persist is not None
+                and (self.http is None or (p.persist.only_by_address and "source" in p.persist.kinds))
+                for p in self.pools()
+            )
         )
 
     def shares_bindings(self, pool: Pool) -> bool:

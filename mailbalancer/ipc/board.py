@@ -70,6 +70,8 @@ class Count(IntEnum):
     PINNED = 14  # http: server-side connections now that belong to one client because they carried NTLM or the like
     REUSED = 15  # http: times that a server-side connection went from one client to another
     PINNED_REUSED = 16  # http: times that happened to a pinned one; must stay 0
+    MESSAGES = 17  # smtp: messages that this server has accepted
+    MESSAGES_REFUSED = 18  # smtp: messages that were sent to the end, or broke off, and were not accepted
 
 
 class Availability(IntEnum):

@@ -160,6 +160,23 @@ class Imbalance:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """What a real server said to a session about itself.
+
+    Attributes:
+        kind: `maintenance` (421 4.3.2), `back_pressure` (452 4.3.1) or `failure` (it would not serve the session,
+            which is counted on the board; these are the words for it).
+        reason: one phrase for an administrator.
+    """
+
+    service: str
+    route: str
+    real_server: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionList:
     """Answer to `ListSessions`: one dict per session, `more` when the limit cut it."""
 
@@ -175,9 +192,9 @@ class Stopped:
     left: int
 
 
-Up = Configured | Bound | Imbalance | SessionList | Stopped
+Up = Configured | Bound | Imbalance | Remark | SessionList | Stopped
 
-_UP: dict[str, type[Any]] = {t.__name__: t for t in (Configured, Bound, Imbalance, SessionList, Stopped)}
+_UP: dict[str, type[Any]] = {t.__name__: t for t in (Configured, Bound, Imbalance, Remark, SessionList, Stopped)}
 
 
 def pack_up(message: Up) -> bytes:
