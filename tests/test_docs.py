@@ -14,7 +14,7 @@ import pytest
 
 from mailbalancer.cli import commands
 from mailbalancer.config.load import json_schema, load_text
-from mailbalancer.model import AVAILABLE_MODES, Schedule
+from mailbalancer.model import AVAILABLE_MODES, Mode, Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -197,3 +197,13 @@ def test_every_end_is_explained() -> None:
 def test_every_reason_for_a_choice_is_explained() -> None:
     section = (ROOT / "docs" / "troubleshooting.md").read_text().partition("### Every `why=`")[2].partition("\n### ")[0]
     assert [word for word in (*Schedule, "ramp", "persistence") if f"`{word}`" not in section] == []
+
+
+# modes
+
+
+def test_the_readme_says_which_modes_run() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| .* \| (works|not in this version) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert {Mode(mode): state == "works" for mode, state in rows} == {mode: mode in AVAILABLE_MODES for mode in Mode}
