@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import traceback
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mailbalancer.ipc.board import COUNT, Beat, Board, Count
 from mailbalancer.log import Log
+from mailbalancer.tls.sessions import Sessions
 from mailbalancer.worker.pipes import PipePool
 from mailbalancer.worker.reactor import Reactor
 from mailbalancer.worker.view import BoardView
@@ -63,6 +64,14 @@ class Live(Timed, Protocol):
         """Whether this descriptor is one of its sockets."""
 
 
+@runtime_checkable
+class Idling(Protocol):
+    """A connection that may live on for long while nothing is asked of it."""
+
+    def leave_if_idle(self) -> None:
+        """No more is served here: whoever waits for nothing may go at once."""
+
+
 class Engine:
     """One per worker."""
 
@@ -81,6 +90,7 @@ class Engine:
         self.stopping = False  # no new connections are accepted any more
         self.sessions: set[Live] = set()
         self.pipes = PipePool(limit=max(0, max_files // 16), workers=board.workers)
+        self.tls_sessions = Sessions()  # with real servers
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.column = board.count(index, 0, Count.SESSIONS)
         self._open_files_cell = board.beat(index, Beat.OPEN_FILES)
@@ -97,6 +107,12 @@ class Engine:
     def has_descriptors(self) -> bool:
         """Whether one more session fits under the process's limit."""
         return self.open_files + PER_SESSION <= self.max_files
+
+    def let_idle_ones_leave(self, service: Named | None = None) -> None:
+        """Of a service that is gone, or of all when this worker stops."""
+        for session in list(self.sessions):
+            if isinstance(session, Idling) and (service is None or session.service is service):
+                session.leave_if_idle()
 
     def fault(self, fd: int, error: Exception) -> None:
         """A handler of this descriptor raised: a mistake of ours. Its session ends, no other one notices."""

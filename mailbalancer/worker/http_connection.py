@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
@@ -22,6 +23,7 @@ from mailbalancer.balance.http_keys import activesync_query
 from mailbalancer.balance.http_routes import Ambiguous
 from mailbalancer.ipc.board import Availability
 from mailbalancer.model import Endpoint
+from mailbalancer.tls.offer import ClientSocket
 from mailbalancer.wire.auth_taint import ties_request
 from mailbalancer.wire.forwarded import (
     Identity,
@@ -50,6 +52,7 @@ UNFINISHED_S: Final = 30.0
 AFTER_CLIENT_CLOSED_S: Final = 60.0
 #: How often the rate of a body is looked at.
 RATE_WINDOW_S: Final = 10.0
+_LONGEST_NAME: Final = 255
 _NOBODY: Final = Returning("", "")
 _READY: Final = int(Availability.READY)
 _numbers = itertools.count(1)
@@ -179,6 +182,9 @@ class HttpConnection:
             self._trusted = True  # not counted there, so not to be taken off at the end
         if refusal:
             self.end(refusal, reset=True)
+        elif service.offer is not None:
+            self.stage = _SHAKING
+            self._client.secure(service.offer.context, server_side=True)
 
     # ------------------------------------------------------------ bytes from the client
 
@@ -265,7 +271,7 @@ class HttpConnection:
         self._closes = not connection.persistent
         self._engine.ints[service.requests_cell] += 1
         fields = self._identify(head)
-        refusal = self._refusal(route, now)
+        refusal = 503 if service.retired else self._refusal(route, now)
         if refusal:
             self._refuse(refusal, "")
             return False
@@ -587,7 +593,7 @@ class HttpConnection:
         if link.tied and status in (401, 407):
             return False
         engine = self._engine
-        return engine.stopping or engine.view.availability(link.slot) < _READY
+        return engine.stopping or self.service.retired or engine.view.availability(link.slot) < _READY
 
     def pass_answer(self, pieces: list[Piece]) -> None:
         """A part of the body."""
@@ -866,7 +872,9 @@ class HttpConnection:
     # ------------------------------------------------------------ the end
 
     def broken(self, stream: Stream, error: OSError) -> None:
-        self.end("client_reset", reset=True)
+        if stream.shaking:
+            self._log(f"TLS handshake: {_tls_words(error)}")
+        self.end("client_reset", reset=not stream.shaking)
 
     def secured(self, stream: Stream) -> None:
         self.stage = _IDLE
@@ -888,8 +896,8 @@ class HttpConnection:
         client.finish()
         client.resume()
 
-    def stopping(self) -> None:
-        """This worker takes no more connections: those that wait for nothing may go."""
+    def leave_if_idle(self) -> None:
+        """No more is served here: those that wait for nothing may go."""
         if self.stage == _IDLE:
             self.end("stopped")
 
@@ -935,7 +943,13 @@ class HttpConnection:
 
     def tls_facts(self) -> dict[str, Value]:
         """Version and SNI of the client's TLS, for the log."""
-        return {}
+        tls = self._client.tls
+        if tls is None:
+            return {}
+        facts: dict[str, Value] = {"tls": tls.version()}
+        if isinstance(tls, ClientSocket) and tls.asked_name:
+            facts["sni"] = tls.asked_name[:_LONGEST_NAME]
+        return facts
 
     def _log_failure(self, failure: str) -> None:
         """The line of a request that came to no good end."""
@@ -1003,3 +1017,11 @@ def _as_http_1_1(head: ResponseHead, raw: bytes) -> bytes:
 def _plain_host(authority: bytes) -> bytes:
     """The host of an authority, without port."""
     return authority.rpartition(b":")[0] if authority.rpartition(b"]")[2].count(b":") else authority
+
+
+def _tls_words(error: OSError) -> str:
+    """What OpenSSL says about a client's handshake, as words."""
+    if isinstance(error, ssl.SSLEOFError):
+        return "the client went away"
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return (reason or str(error)).replace("_", " ").lower()

@@ -7,11 +7,13 @@ Refuses to know: what the client is told (`http_connection`), and which server i
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 from mailbalancer.ipc.board import Count
 from mailbalancer.model import Endpoint
+from mailbalancer.tls import verify
 from mailbalancer.wire.auth_taint import ties_response
 from mailbalancer.wire.hop_by_hop import read_connection
 from mailbalancer.wire.http_body import Body, Kind, open_body, response_framing
@@ -148,11 +150,39 @@ class ServerLink(Placement):
         except OSError as error:
             self.seek_next(_words(error), blame=True)
             return
-        self._ready()
+        tls, target = self.service.config.server_tls, self.target
+        if tls is None or self.service.server_context is None:
+            self._ready()
+            return
+        assert target is not None
+        name = verify.expected_name(tls.verify, target.endpoint)
+        session = self._engine.tls_sessions.session(self.service.server_context, target.endpoint, name)
+        self.stream.secure(self.service.server_context, server_side=False, name=name, session=session)
 
     def secured(self, stream: Stream) -> None:
-        """The server is who it should be."""
-        self._ready()
+        """The handshake is over: is the server who it should be?"""
+        tls, target = self.service.config.server_tls, self.target
+        assert stream.tls is not None
+        assert target is not None
+        refusal = verify.after_handshake(stream.tls, tls.verify, target.endpoint) if tls is not None else ""
+        if refusal:
+            self.seek_next(refusal, blame=True)
+        else:
+            self._ready()
+
+    def _handshake_failed(self, error: OSError) -> None:
+        """As with a server that cannot be connected to: the next one, if there is one."""
+        tls, target = self.service.config.server_tls, self.target
+        assert tls is not None
+        assert target is not None
+        self.seek_next(verify.handshake_refusal(error, tls.verify, target.endpoint), blame=True)
+
+    def _remember_session(self) -> None:
+        """The server has answered, and so sent what the next handshake with it can be shortened by."""
+        tls, target, stream = self.service.config.server_tls, self.target, self.stream
+        if tls is not None and stream is not None and stream.tls is not None and target is not None:
+            name = verify.expected_name(tls.verify, target.endpoint)
+            self._engine.tls_sessions.remember(stream.tls, target.endpoint, name)
 
     def _ready(self) -> None:
         self.no_deadline()
@@ -291,6 +321,8 @@ class ServerLink(Placement):
         if self.client is not client:  # it broke while the last piece was written
             return
         self.body = None
+        if self.served == 1:
+            self._remember_session()
         if not nothing_follows:
             self.persistent = False
         client.answered()
@@ -320,8 +352,9 @@ class ServerLink(Placement):
 
     def broken(self, stream: Stream, error: OSError) -> None:
         """Sending failed later than the call."""
-        client = self.client
-        if client is None:
+        if stream.shaking:
+            self._handshake_failed(error)
+        elif self.client is None:
             self._spoken_unasked()
         else:
             self._turn_deaf()
@@ -352,6 +385,8 @@ class ServerLink(Placement):
         if self.client is None:
             self.service.drop_idle(self)
             self.close()
+        elif self.stream is not None and self.stream.shaking:
+            self._handshake_failed(TimeoutError(errno.ETIMEDOUT, "no answer in time"))
 
     def close(self) -> None:
         """Give everything back. Never with a reset: what was sent may be on its way still."""

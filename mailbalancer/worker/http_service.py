@@ -8,7 +8,7 @@ Refuses to know: sockets and framing (`http_connection`, `http_server`); how key
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -21,10 +21,12 @@ from mailbalancer.balance.persist import Table, select
 from mailbalancer.balance.pool import Choice, Refusal
 from mailbalancer.balance.source_limits import SourceLimits
 from mailbalancer.ipc.board import Availability, Count
+from mailbalancer.ipc.messages import Up
 from mailbalancer.model import HeaderEdits, MemberKey
 from mailbalancer.wire.forwarded import IDENTITY_FIELDS, Trusted
 from mailbalancer.wire.http_answer import answer
 from mailbalancer.wire.http_head import Limits, RequestReader, ResponseReader
+from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.service import Seeker, Service, ServicePool, Target
 from mailbalancer.worker.stream import RECORD_BYTES
 
@@ -164,6 +166,12 @@ class Route:
 class HttpService(Service):
     """The runtime of one `http` service in one worker."""
 
+    def __init__(self, engine: Engine, tell: Callable[[Up], None]) -> None:
+        super().__init__(engine, tell)
+        self.retired = False
+        self.sources = SourceLimits(0, 0)
+        self._idle: dict[Target, list[ServerLink]] = {}
+
     def configure(
         self, config: model.Service, slot: int, slots: Mapping[MemberKey, int], tables: Mapping[str, Table]
     ) -> None:
@@ -196,9 +204,7 @@ class HttpService(Service):
         made = [(route, Route(config, route, self._pools[route.name], secrets)) for route in config.routes]
         self.routes = Routes([Rule(route.hosts, route.paths, runtime) for route, runtime in made], own)
         self.sorry = http.sorry
-        if not hasattr(self, "sources"):
-            self.sources = SourceLimits(0, 0)
-            self.idle: dict[Target, list[ServerLink]] = {}
+        self.drop_all_idle()  # they may have been made under other rules
         self.sources.configure(http.limits.connections_per_source, http.limits.requests_per_source_s)
 
     def _read_as(self, config: model.Service, http: model.Http) -> None:
@@ -220,6 +226,13 @@ class HttpService(Service):
                     response.add("set-cookie")
         self.requests = RequestReader(sorted(request), limits)
         self.responses = ResponseReader(sorted(response), limits)
+
+    def retire(self) -> None:
+        """This service is gone: requests under way are answered, then their connections end."""
+        super().retire()
+        self.retired = True
+        self.drop_all_idle()
+        self._engine.let_idle_ones_leave(self)
 
     # ------------------------------------------------------------ admission
 
@@ -349,7 +362,7 @@ class HttpService(Service):
         assert not link.tied
         target = link.target
         assert target is not None
-        kept = self.idle.setdefault(target, [])
+        kept = self._idle.setdefault(target, [])
         if len(kept) >= IDLE_KEPT:
             return False
         kept.append(link)
@@ -358,7 +371,7 @@ class HttpService(Service):
 
     def take_idle(self, target: Target, client: int) -> ServerLink | None:
         """The connection to this server that was used last."""
-        kept = self.idle.get(target)
+        kept = self._idle.get(target)
         if not kept:
             return None
         link = kept.pop()
@@ -370,10 +383,16 @@ class HttpService(Service):
                 ints[self._pinned_reused_cell] += 1
         return link
 
+    def drop_all_idle(self) -> None:
+        """Close every connection that waits for a client."""
+        for link in [link for kept in self._idle.values() for link in kept]:
+            self.drop_idle(link)
+            link.close()
+
     def drop_idle(self, link: ServerLink) -> None:
         """The server has closed it, or it was idle for too long."""
         target = link.target
-        kept = self.idle.get(target) if target is not None else None
+        kept = self._idle.get(target) if target is not None else None
         if kept is not None and link in kept:
             kept.remove(link)
             self._engine.idle_links -= 1

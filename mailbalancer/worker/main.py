@@ -274,6 +274,7 @@ class Worker:
             listener.close()
         self._listeners.clear()
         self._engine.stopping = True
+        self._engine.let_idle_ones_leave()
         self._stop_at = deadline_at if self._stop_at is None else min(deadline_at, self._stop_at)
 
     def _end(self) -> None:

@@ -92,10 +92,20 @@ class Stream:
 
     # ------------------------------------------------------------ TLS
 
-    def secure(self, context: ssl.SSLContext, *, server_side: bool, name: str | None = None) -> None:
+    def secure(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        name: str | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
         """Begin TLS here and now: nothing that was read before may be left anywhere (RFC 3207 section 4.2).
 
         `secured` or `broken` follows, in this call or later.
+
+        Args:
+            session: to resume with a server, if it still wants to.
         """
         sock = self.sock
         watched_as = sock.fileno()
@@ -105,12 +115,18 @@ class Stream:
             server_hostname=name,
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,
+            session=session,
         )
         # wrap_socket has taken the descriptor over: the same number, so epoll and the reactor need not be told
         assert tls.fileno() == watched_as
         self.sock = self._tls = tls
         self._shaking = True
         self._shake()
+
+    @property
+    def shaking(self) -> bool:
+        """Whether the handshake is still under way."""
+        return self._shaking
 
     @property
     def tls(self) -> ssl.SSLSocket | None:
