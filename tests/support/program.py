@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,9 +47,16 @@ class Balancer:
         config: a mapping, or YAML text where the test is about lines; what the program needs for itself is added.
         folder: usually `tmp_path`; configuration, state and log lie there.
         expect_trouble: False: a traceback in the log fails the test when the balancer stops.
+        under: a command that runs the command given to it, in its own place.
     """
 
-    def __init__(self, config: Mapping[str, Any] | str, folder: Path, expect_trouble: bool = False) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any] | str,
+        folder: Path,
+        expect_trouble: bool = False,
+        under: Sequence[str] = (),
+    ) -> None:
         # a socket's path may have 107 bytes, and tmp_path alone can be longer
         self._short = tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp", ignore_cleanup_errors=True)
         self.control_socket = Path(self._short.name) / "control"
@@ -58,6 +65,7 @@ class Balancer:
         self.state_file = folder / "state.json"
         self.log_file = folder / "mailbalancer.log"
         self.expect_trouble = expect_trouble
+        self._under = list(under)
         self._process: subprocess.Popen[bytes] | None = None
         self.write_config(config)
 
@@ -69,7 +77,7 @@ class Balancer:
         Raises:
             AssertionError: it ended, or was not ready in time; with its log.
         """
-        command = [sys.executable, "-m", "mailbalancer.cli", "run", "-c", str(self.config_file)]
+        command = [*self._under, sys.executable, "-m", "mailbalancer.cli", "run", "-c", str(self.config_file)]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
