@@ -441,7 +441,7 @@ class HttpConnection:
     def linked(self, link: ServerLink) -> None:
         """There is a connection to a server, new or its own."""
         self._send_request(link)
-        if self.stage == _EXCHANGE and not link.blocked:
+        if self.stage == _EXCHANGE and not link.blocked and not self._finished:
             self._client.resume()
 
     def unlinked(self, reason: str) -> None:
@@ -647,22 +647,22 @@ class HttpConnection:
             self.link = None
         else:
             link.idle_at = self._engine.reactor.now
-        if self._closes or unfinished or self._finished:
+        if self._closes or unfinished:
             self._close_politely()
-        else:
-            self._begin_idle()
-            if self._in:
-                self._read_requests()
+            return
+        self._begin_idle()
+        if self._in:
+            self._read_requests()
+        if self._finished and self.stage <= _HEAD:  # nothing more can come
+            self.end("client_closed")
 
     def _begin_idle(self) -> None:
         self.stage = _IDLE
         self.head = None
         self._active_at = self._engine.reactor.now
-        if self._finished:
-            self.end("client_closed")
-            return
         self._by(self._active_at + self.service.config.idle_timeout_s)
-        self._client.resume()
+        if not self._finished:
+            self._client.resume()
 
     # ------------------------------------------------------------ the server fails or leaves
 
@@ -736,7 +736,11 @@ class HttpConnection:
         data, self._in = self._in, b""
         if data and self.link is not None:
             self.link.send(bytes(data))
-        self._client.resume()
+        if not self._finished:
+            self._client.resume()
+        elif self.link is not None and self.link.stream is not None:
+            self._body = None
+            self.link.stream.finish()
 
     def _drop_link(self) -> None:
         link, self.link = self.link, None

@@ -6,6 +6,7 @@ Refuses to know: the balancer. The server keeps every request with the connectio
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,6 +48,10 @@ class Message:
         return int(self.first_line.split(" ")[1])
 
 
+class Cut(Exception):
+    """The other side ended in the middle of a message."""
+
+
 class Wire:
     """Reads messages from a socket, byte for byte what came."""
 
@@ -65,14 +70,16 @@ class Wire:
         """Everything up to and with `end`; empty when the other side ends before it begins."""
         while end not in self.waiting:
             if not self.more():
-                assert not self.waiting, f"ended in the middle of {bytes(self.waiting[:200])!r}"
+                if self.waiting:
+                    raise Cut(f"ended in the middle of {bytes(self.waiting[:200])!r}")
                 return b""
         at = self.waiting.index(end) + len(end)
         return self.take(at)
 
     def exactly(self, size: int) -> bytes:
         while len(self.waiting) < size:
-            assert self.more(), f"ended {size - len(self.waiting)} bytes too early"
+            if not self.more():
+                raise Cut(f"ended {size - len(self.waiting)} bytes too early")
         return self.take(size)
 
     def take(self, size: int) -> bytes:
@@ -98,15 +105,21 @@ class Wire:
     def _chunks(self, head: Message) -> bytes:
         body = b""
         while True:
-            size = int(self.until(b"\r\n"), 16)
+            size = int(self._line(), 16)
             if not size:
                 break
             body += self.exactly(size)
             assert self.exactly(2) == b"\r\n"
-        while (line := self.until(b"\r\n")) != b"\r\n":
+        while (line := self._line()) != b"\r\n":
             name, _, value = line[:-2].decode("latin-1").partition(":")
             head.fields.append((f"trailer:{name}", value.strip()))
         return body
+
+    def _line(self) -> bytes:
+        line = self.until(b"\r\n")
+        if not line:
+            raise Cut("ended within chunks")
+        return line
 
     def answer(self, method: str = "GET") -> Message:
         """The next final answer; interim ones are skipped."""
@@ -155,6 +168,11 @@ class Web(Server):
         self.requests: list[Message] = []
 
     def serve(self, connection: Connection) -> None:
+        """Answer until the client ends; of a request that was cut nothing is kept."""
+        with contextlib.suppress(Cut):
+            self._serve(connection)
+
+    def _serve(self, connection: Connection) -> None:
         number = self.connections.index(connection)
         wire = Wire(connection.socket, connection.read)
         notes: dict[str, str] = {}
