@@ -29,7 +29,7 @@ class Mode(StrEnum):
 
 
 #: Modes this version can run. The schema knows all of them; a service in another one is refused, never ignored.
-AVAILABLE_MODES: frozenset[Mode] = frozenset({Mode.TCP, Mode.TLS})
+AVAILABLE_MODES: frozenset[Mode] = frozenset({Mode.TCP, Mode.TLS, Mode.HTTP})
 
 
 class Schedule(StrEnum):
@@ -41,6 +41,15 @@ class Schedule(StrEnum):
     WEIGHTED_LEAST_CONNECTIONS = "weighted_least_connections"
     SOURCE_HASH = "source_hash"
     PRIORITY = "priority"
+
+
+class Forward(StrEnum):
+    """How the kernel forwards a layer 4 service."""
+
+    TRANSPARENT = "transparent"
+    SNAT = "snat"
+    DSR = "dsr"
+    TUNNEL = "tunnel"
 
 
 class AdminState(StrEnum):

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from mailbalancer import model
 from mailbalancer.config import schema, values
 from mailbalancer.config.build_check import unreadable
-from mailbalancer.config.build_service import Known, build_service, unavailable
+from mailbalancer.config.build_service import Available, Known, build_service, unavailable
 from mailbalancer.config.problems import Path, formatted
 from mailbalancer.config.report import Report
 from mailbalancer.config.validate import Checked
@@ -31,11 +31,11 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
     """
     document = checked.document
     machines = _real_servers(document)
-    known = Known(machines, frozenset(checked.dropped))
+    known = Known(machines, frozenset(checked.dropped), frozenset(document.certificates))
     services = tuple(
         build_service(report, name, written, profiles.get(name, ""), known)
         for name, written in document.services.items()
-        if isinstance(written, schema.TcpService | schema.TlsService) and not unavailable(written.mode)
+        if isinstance(written, Available) and not unavailable(written.mode)
     )
     _refuse_unavailable_modes(report, document)
     _refuse_nothing_to_do(report, checked)
@@ -181,7 +181,7 @@ def _group_difference(leader: model.Pool, pool: model.Pool) -> str:
     there = {member.real_server for member in leader.members}
     if here != there:
         return f"their real servers differ ({', '.join(sorted(here ^ there))})"
-    for key in ("by", "timeout_s", "max_entries"):
+    for key in ("by", "fallback", "timeout_s", "max_entries", "cookie", "key_file", "field", "parameter"):
         mine, theirs = getattr(pool.persist, key), getattr(leader.persist, key)
         if mine != theirs:
             return f"{key} is {_plain(mine)} here and {_plain(theirs)} there"
@@ -189,7 +189,9 @@ def _group_difference(leader: model.Pool, pool: model.Pool) -> str:
 
 
 def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
 def _certificates(report: Report, document: schema.Document) -> tuple[model.Certificate, ...]:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from mailbalancer import model
 from mailbalancer.config import defaults, schema, values
 from mailbalancer.config.build_check import build_check
+from mailbalancer.config.build_http import build_http, build_http_persist, build_http_route, route_name
+from mailbalancer.config.build_tls import build_client_tls, build_server_tls
 from mailbalancer.config.problems import Path, hint, quoted
 from mailbalancer.config.report import Report
 from mailbalancer.model import Mode
 
-Available = schema.TcpService | schema.TlsService
+Available = schema.TcpService | schema.TlsService | schema.HttpService
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Known:
 
     real_servers: dict[str, model.RealServer]
     dropped: frozenset[Path]
+    certificates: frozenset[str] = frozenset()
 
     def is_told(self, path: Path) -> bool:
         """Whether this setting, or what it lies in, was left out."""
@@ -47,10 +50,11 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
     send = "" if written.proxy_protocol.send == "none" else written.proxy_protocol.send
     pools = _Pools(report, name, written, listen[0].port, send, known)
     pool = pools.own()
-    routes = pools.routes(pool) if isinstance(written, schema.TlsService) else ()
+    routes = () if isinstance(written, schema.TcpService) else pools.routes(pool)
     unknown_sni = written.unknown_sni if isinstance(written, schema.TlsService) else "default"
     told = known.is_told((*path, "real_servers")) or known.is_told((*path, "routes"))
-    if not written.real_servers and not told and not (routes and unknown_sni == "refuse"):
+    optional = unknown_sni == "refuse" or isinstance(written, schema.HttpService)
+    if not written.real_servers and not told and not (routes and optional):
         remedy = ", or write unknown_sni: refuse" if routes else ""
         report.problem(path, f"'real_servers' is missing; name at least one real server{remedy}")
     return model.Service(
@@ -70,9 +74,24 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
             _networks(written.proxy_protocol.accept_from), send, written.proxy_protocol.header_timeout_s
         ),
         buffer_bytes=written.buffer_bytes,
+        client_tls=_client_tls(report, path, written, known),
+        server_tls=_server_tls(report, path, written),
+        http=build_http(report, path, written, profile) if isinstance(written, schema.HttpService) else None,
         profile=profile,
         line=report.line(path),
     )
+
+
+def _client_tls(report: Report, path: Path, written: Available, known: Known) -> model.ClientTls | None:
+    if not isinstance(written, schema.HttpService) or written.client_tls is None:
+        return None
+    return build_client_tls(report, (*path, "client_tls"), written.client_tls, known.certificates)
+
+
+def _server_tls(report: Report, path: Path, written: Available) -> model.ServerTls | None:
+    if not isinstance(written, schema.HttpService) or written.server_tls is None:
+        return None
+    return build_server_tls(report, (*path, "server_tls"), written.server_tls)
 
 
 def _refuse_unavailable_source(report: Report, path: Path, source: schema.Source) -> None:
@@ -119,21 +138,34 @@ class _Pools:
     def own(self) -> model.Pool:
         written = self._written
         members = self._members((*self._path, "real_servers"), written.real_servers or {}, self._port)
-        persist = self._persist(written.persist, self._name) if written.persist else None
+        persist = self._persist((*self._path, "persist"), written.persist, self._name) if written.persist else None
         check = self._check((*self._path, "check"), written.check, members)
         return self._pool("", members, written.schedule, persist, check)
 
     def routes(self, own: model.Pool) -> tuple[model.Route, ...]:
-        assert isinstance(self._written, schema.TlsService)
-        built = [self._route(at, route, own) for at, route in enumerate(self._written.routes)]
+        assert not isinstance(self._written, schema.TcpService)
+        routes: Sequence[schema.TlsRoute | schema.HttpRoute] = self._written.routes
+        built = [self._route(at, route, own) for at, route in enumerate(routes)]
         self._refuse_twice(built)
         return tuple(built)
 
-    def _route(self, at: int, route: schema.TlsRoute, own: model.Pool) -> model.Route:
+    def _route(self, at: int, route: schema.TlsRoute | schema.HttpRoute, own: model.Pool) -> model.Route:
         """A route has what the service has, except what it says itself."""
         path: Path = (*self._path, "routes", at)
         hosts = tuple(dict.fromkeys(values.host_pattern(text) for text in route.host))
-        name = route.name or hosts[0].replace("*", "wildcard")[:64]
+        if isinstance(route, schema.TlsRoute):
+            name = route.name or hosts[0].replace("*", "wildcard")[:64]
+            return model.Route(name, hosts, self._route_pool(path, name, route, own))
+        name = route.name or route_name(route)
+        http = build_http_route(self._report, path, route)
+        paths = tuple(dict.fromkeys(text.lower() for text in route.path))
+        answers = http.redirect is not None or http.respond is not None
+        pool = model.Pool(self._name, name, ()) if answers else self._route_pool(path, name, route, own)
+        return model.Route(name, hosts, pool, paths, http)
+
+    def _route_pool(
+        self, path: Path, name: str, route: schema.TlsRoute | schema.HttpRoute, own: model.Pool
+    ) -> model.Pool:
         members = own.members
         if route.real_servers is not None or route.real_server_port:
             port = route.real_server_port or self._port
@@ -141,23 +173,24 @@ class _Pools:
             members = self._members((*path, "real_servers"), wanted, port)
         if not route.real_servers and not self._written.real_servers:
             self._report.problem(path, "'real_servers' is missing, and the service has none either")
-        pool = self._pool(
+        return self._pool(
             name,
             members,
             route.schedule or self._written.schedule,
-            self._route_persist(route, name, own),
+            self._route_persist(path, route, name, own),
             self._check((*path, "check"), route.check or self._written.check, members),
         )
-        return model.Route(name, hosts, pool)
 
-    def _route_persist(self, route: schema.TlsRoute, name: str, own: model.Pool) -> model.Persist | None:
+    def _route_persist(
+        self, path: Path, route: schema.TlsRoute | schema.HttpRoute, name: str, own: model.Pool
+    ) -> model.Persist | None:
         """Own real servers need a table of their own, unless the operator named a group."""
         group = f"{self._name}/{name}"
         if "persist" in route.model_fields_set:
-            return self._persist(route.persist, group) if route.persist else None
+            return self._persist((*path, "persist"), route.persist, group) if route.persist else None
         if route.real_servers is None or self._written.persist is None:
             return own.persist
-        return self._persist(self._written.persist, group)
+        return self._persist((*self._path, "persist"), self._written.persist, group)
 
     def _pool(
         self,
@@ -180,7 +213,10 @@ class _Pools:
             written.drop_after_drain,
         )
 
-    def _persist(self, persist: schema.Persist, group: str) -> model.Persist:
+    def _persist(self, path: Path, persist: schema.Persist, group: str) -> model.Persist:
+        if isinstance(persist, schema.HttpPersist):
+            assert isinstance(self._written, schema.HttpService)
+            return build_http_persist(self._report, path, persist, group, self._written.client_tls is not None)
         return model.Persist(
             persist.by, persist.group or group, persist.timeout_s, persist.max_entries, persist.warn_share
         )
@@ -211,12 +247,13 @@ class _Pools:
 
     def _refuse_twice(self, routes: Sequence[model.Route]) -> None:
         names: dict[str, int] = {}
-        hosts: dict[str, str] = {}
+        places: dict[str, str] = {}
         for at, route in enumerate(routes):
             path: Path = (*self._path, "routes", at)
             if names.setdefault(route.name, at) != at:
                 self._report.problem(path, f"two routes are called {quoted(route.name)}; give one of them a name")
-            for host in route.hosts:
-                first = hosts.setdefault(host, route.name)
+            for place in (f"{host}{beginning}" for host in route.hosts or ("",) for beginning in route.paths or ("",)):
+                first = places.setdefault(place, route.name)
                 if first != route.name:
-                    self._report.problem((*path, "host"), f"{quoted(host)} already goes to route {quoted(first)}")
+                    key = "host" if route.hosts else "path"
+                    self._report.problem((*path, key), f"{quoted(place)} already goes to route {quoted(first)}")

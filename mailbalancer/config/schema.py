@@ -596,7 +596,7 @@ class HttpLimits(Strict):
     head_bytes: int = Field(default=98304, ge=4096, le=1024 * 1024)
     target_bytes: int = Field(default=16384, ge=256, le=65536)
     head_timeout_s: float = Field(default=30.0, ge=1, le=600, allow_inf_nan=False)
-    body_bytes_per_s: int = Field(default=0, ge=0, le=1024 * 1024)
+    body_bytes_per_s: int = Field(default=100, ge=0, le=1024 * 1024, description="Least rate of a body; 0: none")
     connections_per_source: Limit = 0
     requests_per_source_s: Limit = 0
 

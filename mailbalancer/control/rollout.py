@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 
 from mailbalancer.control.certificates import Certificates
+from mailbalancer.control.cookie_keys import make_missing
 from mailbalancer.control.listeners import Listeners, ListenerSet, wanted, worker_of
 from mailbalancer.control.members import Members
 from mailbalancer.control.persistence import Bindings
@@ -74,6 +75,7 @@ class Rollout:
         """
         materials = self._certificates.read(config)
         fronts = self._certificates.fronts(config, materials)
+        make_missing(config)
         opened = self._listeners.open_missing(config)
         try:
             allocation = self._slots.plan(config)

@@ -198,7 +198,8 @@ def test_the_complete_example_lacks_only_what_is_built_later(tmp_path: Path) -> 
     (tmp_path / "exchange-2019.yaml").write_text(
         "profile: exchange-2019\ntitle: t\nparameters:\n"
         "  host: {description: name, type: host}\n  certificate: {description: c, type: certificate}\n"
-        "services:\n  https: {port: 443, mode: http, client_tls: {certificate: '${certificate}'}, routes:"
+        "services:\n  https: {port: 443, mode: http, client_tls: {certificate: '${certificate}'},"
+        " server_tls: {verify: full}, routes:"
         " {owa: {host: '${host}'}}}\n"
     )
     later = [mode for mode in ("http", "smtp", "l4") if model.Mode(mode) not in model.AVAILABLE_MODES]
