@@ -48,8 +48,13 @@ class Showing:
 
 def parse_ehlo(reply: Reply) -> dict[bytes, tuple[bytes, ...]]:
     """The capabilities in a positive reply to EHLO. Lines that are no capability are left out."""
+    return parse_lines(reply.lines[1:])
+
+
+def parse_lines(lines: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]]:
+    """The capabilities in these lines, each without code, such as `SIZE 37748736`."""
     found: dict[bytes, tuple[bytes, ...]] = {}
-    for line in reply.lines[1:]:
+    for line in lines:
         match = _LINE.fullmatch(line)
         if match is not None:
             words = (match[2] or match[3] or b"").split()

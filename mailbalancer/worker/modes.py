@@ -14,8 +14,10 @@ from mailbalancer.worker.arrival import Arrival, Handler
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.http_connection import HttpConnection
 from mailbalancer.worker.http_service import HttpService
+from mailbalancer.worker.mail_service import MailService
 from mailbalancer.worker.service import Service
 from mailbalancer.worker.session import Session
+from mailbalancer.worker.smtp_session import SmtpSession
 
 
 def runtime_of(mode: Mode) -> type[Service]:
@@ -41,5 +43,12 @@ def _http(
     return HttpConnection(engine, service, endpoint, client, address, port)
 
 
-_RUNTIMES: dict[Mode, type[Service]] = {Mode.HTTP: HttpService}
-_HANDLERS: dict[Mode, Handler] = {Mode.HTTP: _http}
+def _smtp(
+    engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
+) -> SmtpSession:
+    assert isinstance(service, MailService)
+    return SmtpSession(engine, service, endpoint, client, address, port)
+
+
+_RUNTIMES: dict[Mode, type[Service]] = {Mode.HTTP: HttpService, Mode.SMTP: MailService}
+_HANDLERS: dict[Mode, Handler] = {Mode.HTTP: _http, Mode.SMTP: _smtp}

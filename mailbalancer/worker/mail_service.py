@@ -1,0 +1,147 @@
+"""What the sessions of one mail service share in this worker: limits per client, capabilities, remarks of servers.
+
+Decides: whether one address has too many connections, what clients are shown of the servers' capabilities, and how
+often the supervisor hears what servers say about themselves.
+Refuses to know: dialogues and sockets (`mail_session` and its kin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from mailbalancer import model
+from mailbalancer.balance.mail_policy import Policy
+from mailbalancer.balance.persist import Table
+from mailbalancer.balance.source_limits import SourceLimits
+from mailbalancer.ipc.board import Availability
+from mailbalancer.ipc.messages import Remark, Up
+from mailbalancer.model import MemberKey
+from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, parse_lines, shown
+from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.service import Service, Target
+from mailbalancer.worker.stream import RECORD_BYTES
+
+if TYPE_CHECKING:
+    from mailbalancer.worker.mail_session import MailSession
+
+#: The same remark about the same server is not repeated within this time.
+REMARK_S = 0.5
+_READY = int(Availability.READY)
+
+
+class MailService(Service):
+    """The runtime of an `smtp`, `imap` or `pop3` service."""
+
+    def __init__(self, engine: Engine, tell: Callable[[Up], None]) -> None:
+        super().__init__(engine, tell)
+        self.connections = SourceLimits(0, 0)
+        self.policy = Policy(model.MailPolicy())
+        self._capabilities: dict[str, Capabilities] = {}
+        self._shown: dict[tuple[bool, bool], Capabilities] = {}
+        self._remarked: dict[tuple[str, str], float] = {}
+
+    def configure(
+        self,
+        config: model.Service,
+        slot: int,
+        slots: Mapping[MemberKey, int],
+        tables: Mapping[str, Table],
+    ) -> None:
+        """Follow this configuration from now on; sessions stay."""
+        super().configure(config, slot, slots, tables)
+        assert config.mail is not None
+        mail = self.mail = config.mail
+        self.buffer = self._engine.buffer[: max(RECORD_BYTES, len(self.buffer))]
+        self.policy.configure(mail.smtp.policy)
+        self.connections.configure(mail.smtp.policy.connections_per_source, 0)
+        self.hidden = frozenset(word.upper().encode() for word in mail.hide)
+        self.showing = Showing(
+            hide=self.hidden,
+            keep=frozenset(word.upper().encode() for word in mail.keep),
+            exchange=mail.smtp.exchange,
+            max_message_bytes=mail.smtp.policy.max_message_bytes,
+        )
+        self._stated = parse_lines([line.encode() for line in mail.smtp.capabilities])
+        self._servers = frozenset(member.real_server for member in config.pool.members)
+        self._capabilities = {name: known for name, known in self._capabilities.items() if name in self._servers}
+        self._shown.clear()
+
+    # ------------------------------------------------------------ how much of one client
+
+    def takes(self, session: MailSession) -> bool:
+        """Whether the client's address may have one more connection; counted until `leaves`."""
+        address = session.address
+        if not self.policy.connection(address, self._engine.reactor.now) or not self.connections.opened(address):
+            self.count_refused()
+            return False
+        session.counted = True
+        return True
+
+    def leaves(self, session: MailSession) -> None:
+        """The session is over."""
+        if session.counted:
+            self.connections.closed(session.address)
+
+    # ------------------------------------------------------------ TLS with clients
+
+    @property
+    def client_starttls(self) -> str:
+        """What clients are offered: "none", "offer", "require" or "implicit"."""
+        tls = self.config.client_tls
+        return tls.starttls if tls is not None and self.offer is not None else "none"
+
+    @property
+    def server_starttls(self) -> str:
+        """What is asked of servers: "none", "opportunistic", "require" or "implicit"."""
+        tls = self.config.server_tls
+        return tls.starttls if tls is not None else "none"
+
+    # ------------------------------------------------------------ the list of capabilities
+
+    def learn(self, server: str, capabilities: Capabilities) -> None:
+        """What a real server says it can do."""
+        if server in self._servers and self._capabilities.get(server) != capabilities:
+            self._capabilities[server] = capabilities
+            self._shown.clear()
+
+    def shown(self, *, starttls: bool, auth: bool) -> Capabilities:
+        """One list for the service: as stated, or what all servers that were heard so far have in common."""
+        found = self._shown.get((starttls, auth))
+        if found is None:
+            known = self._stated or common(list(self._capabilities.values()))
+            found = self._shown[starttls, auth] = shown(known, self.showing, starttls=starttls, auth=auth)
+        return found
+
+    # ------------------------------------------------------------ servers
+
+    def has_another(self, session: MailSession) -> bool:
+        """Whether a server is ready that this session has not tried and is not on."""
+        view, current = self._engine.view, session.target
+        return any(
+            target.name not in session.tried
+            and (current is None or target.name != current.name)
+            and view.availability(target.slot) == _READY
+            for target in self._pools[""].targets.values()
+        )
+
+    def is_leaving(self, session: MailSession) -> bool:
+        """Whether the session's server takes no new sessions, and persistence does not keep it there."""
+        target = session.target
+        return (
+            target is not None
+            and session.held_table is None
+            and self._engine.view.availability(target.slot) != _READY
+            and self.has_another(session)
+        )
+
+    def remark(self, target: Target, kind: str, reason: str) -> None:
+        """Tell the supervisor what a server said; `kind` as in `Remark`."""
+        now = self._engine.reactor.now
+        if now - self._remarked.get((target.name, kind), -REMARK_S) >= REMARK_S:
+            self._remarked[target.name, kind] = now
+            self._tell(Remark(self.name, "", target.name, kind, reason))
+
+    def count_refused(self) -> None:
+        """A client was turned away."""
+        self._refused("")

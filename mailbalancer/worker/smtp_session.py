@@ -1,0 +1,700 @@
+"""Mode `smtp`: a client's session with whichever server takes it, command by command.
+
+Decides: where the bytes of either side go, when a side is not read, and when another server is asked without the client
+noticing: at 421 (and at 452 4.3.1, where another is ready) as long as nothing binds the session, and at the first
+command after a message when its server takes no new sessions any more.
+Refuses to know: which command is allowed when, and in which order replies are due (`wire.smtp_dialogue`); where a
+message ends (`wire.smtp_data`); who may send what to whom (`balance.mail_policy`).
+
+No message is ever accepted here. A 2xx that a client gets for its message is the server's own reply, passed on. When
+the server is lost before that reply, the client gets 421 whether or not the final dot was sent: the server may have the
+message then, and the client will send it again (RFC 1047: a duplicate is the lesser evil); the balancer never does.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from mailbalancer.balance.mail_policy import Mailbox, Objection
+from mailbalancer.ipc.board import Count
+from mailbalancer.log import one_line
+from mailbalancer.model import Endpoint
+from mailbalancer.wire import proxy_header
+from mailbalancer.wire.mail_lines import BadLine, LineFault, Lines
+from mailbalancer.wire.smtp_answers import Answer, render_greeting
+from mailbalancer.wire.smtp_bdat import ChunkBody, parse_bdat
+from mailbalancer.wire.smtp_capabilities import parse_ehlo, render_ehlo
+from mailbalancer.wire.smtp_command import (
+    MAX_AUTH_BYTES,
+    MAX_COMMAND_BYTES,
+    BadCommand,
+    Command,
+    Path,
+    parse,
+    parse_mail,
+    parse_rcpt,
+)
+from mailbalancer.wire.smtp_data import BareNewlines, DataBody
+from mailbalancer.wire.smtp_dialogue import Dialogue, Expect, OutOfStep, Rules
+from mailbalancer.wire.smtp_opening import Failed, Opening, Plan, Ready, Secure, Send, Step
+from mailbalancer.wire.smtp_reply import BadReply, Replies, Reply
+from mailbalancer.wire.smtp_xclient import Client
+from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.mail_service import MailService
+from mailbalancer.worker.mail_session import MailSession, Say, Stage, tls_facts
+from mailbalancer.worker.smtp_message import Message
+
+#: A server may think about a message for this long (RFC 5321 section 4.5.3.2.6), whatever the idle timeout.
+VERDICT_S: Final = 600.0
+#: Commands without a message, recipients not counted, after which a client is sent away.
+FRUITLESS: Final = 200
+
+_SENTENCES: Final = {
+    Say.NO_SERVER: Answer.NO_SERVER.render(),
+    Say.STOPPING: Answer.STOPPING.render(),
+    Say.DENIED: Answer.DENIED.render(),
+    Say.TOO_MANY_CONNECTIONS: Answer.TOO_MANY_CONNECTIONS.render(),
+    Say.SERVER_LOST: Answer.SERVER_LOST.render(),
+    Say.IDLE: Answer.IDLE.render(),
+    Say.TLS_UNAVAILABLE: Answer.TLS_UNAVAILABLE.render(),
+}
+_ANSWERS: Final = {
+    Objection.SENDER: Answer.SENDER_DENIED,
+    Objection.RECIPIENT: Answer.RECIPIENT_DENIED,
+    Objection.TOO_BIG: Answer.TOO_BIG,
+    Objection.MESSAGE_RATE: Answer.TOO_MANY_MESSAGES,
+    Objection.RECIPIENT_RATE: Answer.TOO_MANY_RECIPIENTS,
+}
+_HELLOS: Final = (b"EHLO", b"HELO")
+_MOVES_AT: Final = (b"MAIL", b"RSET")
+
+
+class SmtpSession(MailSession):
+    """One client."""
+
+    __slots__ = (
+        "_body",
+        "_chunk",
+        "_dialogue",
+        "_half_closed",
+        "_held",
+        "_lines",
+        "_message",
+        "_opening",
+        "_parting",
+        "_replay",
+        "_replies",
+        "_shakes",
+        "_swallows",
+    )
+
+    def __init__(
+        self, engine: Engine, service: MailService, endpoint: Endpoint, client: socket.socket, address: str, port: int
+    ) -> None:
+        starttls = service.client_starttls
+        rules = Rules(
+            starttls=starttls in ("offer", "require"),
+            tls_required=starttls == "require",
+            auth_needs_tls=starttls in ("offer", "require"),
+            exchange=service.mail.smtp.exchange,
+        )
+        self._dialogue = Dialogue(rules, secured=starttls == "implicit")
+        self._lines = Lines(MAX_AUTH_BYTES)
+        self._replies = Replies()
+        self._opening: Opening | None = None
+        self._replay: tuple[Command, ...] = ()
+        self._body: DataBody | None = None
+        self._chunk: ChunkBody | None = None
+        self._swallows: Answer | None = None  # there is no server any more: the client is told when its message ends
+        self._held: tuple[Command, Answer] | None = None  # a refusal that is held back
+        self._parting = ""  # why the last refusal closes, for the log
+        self._shakes = False  # our 220 to STARTTLS must be on its way before the handshake begins
+        self._half_closed = False  # the client says nothing more, and waits for what is under way
+        self._message: Message | None = None
+        super().__init__(engine, service, endpoint, client, address, port)
+
+    def sentence(self, say: Say) -> bytes:
+        return _SENTENCES[say]
+
+    @property
+    def interrupts(self) -> bool:
+        return self._body is not None or self._chunk is not None
+
+    def idle_limit_s(self) -> float:
+        limit = self.service.config.idle_timeout_s
+        return max(limit, VERDICT_S) if self._message is not None and self._message.sent_at else limit
+
+    # ------------------------------------------------------------ the first words with a server
+
+    def begin_opening(self) -> None:
+        service, mail, dialogue = self.service, self.service.mail, self._dialogue
+        starttls = service.server_starttls
+        client = None
+        if mail.client_address == "xclient":
+            reached = self.reached()
+            client = Client(self.address, self.port, "", reached.host, reached.port)
+        says_hello = any(command.verb in _HELLOS for command in self._replay)
+        helo = None if says_hello else dialogue.helo
+        self._replies = Replies()
+        self._opening = Opening(Plan(mail.host, "none" if starttls == "implicit" else starttls, client, helo))
+
+    def server_secured(self) -> None:
+        assert self._opening is not None
+        self._do(self._opening.secured())
+
+    def _do(self, step: Step) -> None:
+        match step:
+            case Send(data):
+                self.tell_server(data)
+            case Secure():
+                if self._replies.clean:
+                    self.secure_server()
+                else:
+                    self.pass_over("sent more behind its answer to STARTTLS", tls=True)
+            case Ready():
+                self._server_is_ready(step)
+            case Failed(reason, reply):
+                self._server_failed(reason, reply)
+
+    def _server_failed(self, reason: str, reply: Reply | None) -> None:
+        text = f"{reason} {reply.words()}" if reply is not None else reason
+        self.pass_over(text, kind=_remark_of(reply), tls="STARTTLS" in reason)
+
+    def _server_is_ready(self, ready: Ready) -> None:
+        self._opening = None
+        if ready.capabilities:
+            assert self.target is not None
+            self.service.learn(self.target.name, ready.capabilities)
+        self.opened()
+        if not self.greeted:
+            self._greet()
+        elif self._replay:
+            replay, self._replay = self._replay, ()
+            self.tell_server(b"".join(command.raw for command in replay))
+
+    def _greet(self) -> None:
+        if not self.client.is_quiet():
+            self._spoke_out_of_turn()
+            return
+        mail = self.service.mail
+        self.greeted = True
+        self._dialogue.greeted()
+        self.tell_client(render_greeting(mail.host, mail.smtp.banner))
+
+    # ------------------------------------------------------------ another server
+
+    def _ask_another(self, commands: tuple[Command, ...], why: str, kind: str = "failure") -> None:
+        """The client waits for answers that any server can give: it never learns that this one would not."""
+        self._replay = commands
+        self.client.pause()
+        self.pass_over(why, kind=kind)
+
+    def _asks_another(self, reply: Reply) -> bool:
+        """The server wants no more of us. True: another one is asked, and the client is told nothing."""
+        target, kind = self.target, _remark_of(reply)
+        assert target is not None
+        commands = self._dialogue.replay()
+        if commands and self.service.has_another(self):
+            self._ask_another(commands, f"answered {commands[0].verb.decode()} with {reply.words()}", kind)
+            return True
+        if kind != "failure" or commands:
+            self.service.remark(target, kind, reply.words())
+        return False
+
+    def _move(self, command: Command) -> None:
+        """Its server takes no new sessions any more, and nothing binds this one to it."""
+        assert self.target is not None
+        self._replay = (command,)
+        self.client.pause()
+        if self.tell_server(b"QUIT\r\n"):
+            self.vouch()
+            self.stage = Stage.SEEKING
+            self.give_up()
+            self.seek()
+
+    # ------------------------------------------------------------ bytes of the client
+
+    def from_client(self, data: memoryview) -> None:
+        if not self.greeted:
+            self._spoke_early(bytes(data))
+            return
+        if self.stage == Stage.RELAYING:
+            self.tell_server(data)
+            self._regulate()
+            return
+        if self._lines or self.stage != Stage.TALKING:
+            self._lines.feed(data)
+        elif self._body is not None:
+            self._pass_body(bytes(data))
+        elif self._chunk is not None:
+            self._pass_chunk(bytes(data))
+        else:
+            self._lines.feed(data)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Everything the client has said that can be dealt with now."""
+        while self.stage == Stage.TALKING and self._may_go_on() and self._step():
+            pass
+        if self.stage == Stage.TALKING:
+            self._regulate()
+            if self._half_closed and self._has_had_its_answers():
+                self.end("client_closed")
+
+    def _may_go_on(self) -> bool:
+        if self._swallows is not None:
+            return True
+        return self._held is None and self.link is not None and not self.link.blocked and not self._dialogue.full
+
+    def _step(self) -> bool:
+        """The next thing the client has said. False: nothing is there that could be read now."""
+        expects = self._dialogue.expects
+        if self._body is not None or self._chunk is not None:
+            return self._step_in_message()
+        if expects is Expect.COMMAND:
+            return self._read_command()
+        if expects is Expect.AUTH_LINE:
+            return self._read_auth_line()
+        if self._lines and expects is Expect.REPLY:
+            self._spoke_out_of_turn()
+        return False
+
+    def _step_in_message(self) -> bool:
+        data = self._lines.take()
+        if not data:
+            return False
+        if self._body is not None:
+            self._pass_body(data)
+        else:
+            self._pass_chunk(data)
+        return True
+
+    def _has_had_its_answers(self) -> bool:
+        """The client has ended its half, and nothing more will be said to it."""
+        expects = self._dialogue.expects
+        return self._dialogue.idle or expects not in (Expect.COMMAND, Expect.REPLY, Expect.END)
+
+    def _regulate(self) -> None:
+        """Read the client only while what it says can go somewhere."""
+        link = self.link
+        waits = self._held is not None or self._shakes or self._half_closed
+        if link is not None and (link.blocked or self._dialogue.full or self._dialogue.expects is Expect.END):
+            waits = True
+        if waits:
+            self.client.pause()
+        else:
+            self.client.resume()
+
+    def _spoke_early(self, data: bytes) -> None:
+        if proxy_header.looks_like(data):
+            self.last_failure = "a PROXY header from a client that is not in proxy_protocol.accept_from"
+        self._spoke_out_of_turn()
+
+    def _spoke_out_of_turn(self) -> None:
+        answer = self._dialogue.spoke_early()
+        self.dismiss(answer.render(), answer.name.lower())
+
+    def client_ended(self) -> None:
+        expects = self._dialogue.expects
+        if self._swallows is None and expects in (Expect.COMMAND, Expect.REPLY, Expect.END):
+            self._half_closed = True
+            self._go_on()
+        else:
+            self.end("client_closed")
+
+    def went_through(self) -> None:
+        self.active_at = self._engine.reactor.now
+        if self.link is not None and not self.client.blocked:
+            self.link.resume()
+            if self._shakes:
+                self._shakes = False
+                self.shake_hands()
+                return
+        if self.stage == Stage.RELAYING:
+            self._regulate()
+        self._go_on()
+
+    # ------------------------------------------------------------ commands
+
+    def _read_command(self) -> bool:
+        try:
+            line = self._lines.next()
+            if line is None:
+                return False
+            command = parse(line)
+        except BadLine as error:
+            self._refuse_line(Answer.LINE_TOO_LONG if error.fault is LineFault.TOO_LONG else Answer.BAD_BYTES)
+            return False
+        except BadCommand as error:
+            self._refuse_line(error.answer)
+            return True
+        if len(line) > MAX_COMMAND_BYTES - 2 and command.verb not in (b"AUTH", b"X-EXPS"):
+            self._refuse_line(Answer.LINE_TOO_LONG)
+            return False
+        self._command(command)
+        return True
+
+    def _refuse_line(self, answer: Answer) -> None:
+        self._parting = answer.name.lower()
+        self._dialogue.refuse_line(answer)
+        self._answer()
+
+    def _read_auth_line(self) -> bool:
+        try:
+            line = self._lines.next()
+        except BadLine as error:
+            answer = Answer.LINE_TOO_LONG if error.fault is LineFault.TOO_LONG else Answer.BAD_BYTES
+            self.dismiss(answer.render(), answer.name.lower())
+            return False
+        if line is not None:
+            self.tell_server(self._dialogue.auth_line(line))
+        return line is not None
+
+    def _command(self, command: Command) -> None:
+        dialogue = self._dialogue
+        verb = command.verb
+        recipients = self._message.recipients if self._message is not None else 0
+        if dialogue.fruitless - recipients > FRUITLESS:
+            self.dismiss(Answer.TOO_MANY_COMMANDS.render(), "too_many_commands")
+            return
+        if self._engine.stopping and verb == b"MAIL" and dialogue.may_move:
+            self.dismiss(self.sentence(Say.STOPPING), "stopped")
+            return
+        refusal = self._refusal(command)
+        if refusal is not None:
+            self._refuse(command, refusal)
+            return
+        moves = verb in _MOVES_AT and dialogue.may_move and dialogue.helo is not None and self.service.is_leaving(self)
+        if not dialogue.take(command):
+            self._answer()
+        elif moves:
+            self._move(command)
+        else:
+            self._pass_on(command)
+
+    def _pass_on(self, command: Command) -> None:
+        if command.verb == b"MAIL":
+            self._begin_message(command)
+        elif command.verb == b"RCPT" and self._message is not None:
+            self._message.recipients += 1
+            if self.service.mail.smtp.log_addresses:
+                self._message.names_recipient(command.argument.decode("utf-8", "replace"))
+        elif command.verb == b"BDAT":
+            self._begin_chunk(command)
+        self.tell_server(command.raw)
+
+    def _refuse(self, command: Command, answer: Answer) -> None:
+        tarpit_s = self.service.policy.config.tarpit_s
+        if not tarpit_s:
+            self._parting = answer.name.lower()
+            self._dialogue.refuse(command, answer)
+            self._answer()
+        else:
+            self._held = (command, answer)
+            self.wait_until(self._engine.reactor.now + tarpit_s)
+
+    def talking_due(self, now: float) -> None:
+        if self._held is None:
+            super().talking_due(now)
+            return
+        (command, answer), self._held = self._held, None
+        self.wait_until(self.active_at + self.idle_limit_s())
+        self._dialogue.refuse(command, answer)
+        self._answer()
+        self._go_on()
+
+    def _answer(self) -> None:
+        """Own answers that are due now."""
+        due = self._dialogue.due()
+        if due is None:
+            return
+        if due.closes:
+            self.dismiss(due.data, self._parting or "refused")
+        elif self.tell_client(due.data) and self._dialogue.expects is Expect.TLS:
+            self._begin_tls()
+
+    def _begin_tls(self) -> None:
+        if self._lines:
+            self.last_failure = "the client sent more behind STARTTLS"
+            self.end("starttls_injection", reset=True)
+        elif self.client.blocked:
+            self._shakes = True
+        else:
+            self.shake_hands()
+
+    def client_secured(self) -> None:
+        self._lines = Lines(MAX_AUTH_BYTES)
+        self._dialogue.tls_established()
+        self._regulate()
+
+    # ------------------------------------------------------------ policy
+
+    def _refusal(self, command: Command) -> Answer | None:
+        """What this service's policy says to a command, where the dialogue would let it pass."""
+        dialogue = self._dialogue
+        if dialogue.helo is None or not (dialogue.secured or self.service.client_starttls != "require"):
+            return None
+        try:
+            if command.verb == b"MAIL":
+                found = self._object_to_sender(command)
+            elif command.verb == b"RCPT":
+                found = self._object_to_recipient(command)
+            elif command.verb == b"BDAT":
+                found = self._object_to_chunk(command)
+            else:
+                return None
+        except BadCommand as error:
+            return error.answer
+        if found is None:
+            return None
+        self._log_objection(found, command)
+        return _ANSWERS[found]
+
+    def _object_to_sender(self, command: Command) -> Objection | None:
+        policy = self.service.policy
+        if policy.reads_senders:
+            path = parse_mail(command)
+            found = policy.sender(_mailbox(path), path.size)
+            if found is not None:
+                return found
+        return policy.message_rate(self.address, self._engine.reactor.now)
+
+    def _object_to_recipient(self, command: Command) -> Objection | None:
+        policy = self.service.policy
+        if policy.reads_recipients:
+            mailbox = _mailbox(parse_rcpt(command))
+            found = policy.recipient(mailbox, self.address, authenticated=self._dialogue.authenticated)
+            if found is not None:
+                return found
+        return policy.recipient_rate(self.address, self._engine.reactor.now)
+
+    def _object_to_chunk(self, command: Command) -> Objection | None:
+        limit = self.service.policy.config.max_message_bytes
+        if limit and self._dialogue.chunk_bytes + parse_bdat(command).size > limit:
+            return Objection.TOO_BIG
+        return None
+
+    def _log_objection(self, objection: Objection, command: Command) -> None:
+        log, smtp = self._engine.log, self.service.mail.smtp
+        fields = {"service": self.service.name, "client": str(Endpoint(self.address, self.port))}
+        if smtp.log_addresses:
+            fields["command"] = one_line(command.line.decode("utf-8", "replace")[:200])
+        log.info("refused", reason=objection.value, **fields)
+
+    # ------------------------------------------------------------ the message
+
+    def _begin_message(self, command: Command) -> None:
+        sender = command.argument.decode("utf-8", "replace") if self.service.mail.smtp.log_addresses else None
+        self._message = Message(self._engine.reactor.now, sender)
+
+    def _begin_data(self) -> None:
+        """The server has said 354."""
+        policy = BareNewlines(self.service.mail.smtp.bare_newlines)
+        if policy is BareNewlines.REJECT and self._dialogue.authenticated:
+            policy = BareNewlines.NORMALISE  # a user's own program may be old; nobody else's message can be split by it
+        self._body = DataBody(policy, self.service.policy.config.max_message_bytes)
+        if self._message is not None:
+            self._message.data_at = self._engine.reactor.now
+
+    def _pass_body(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None
+        fed = body.feed(data)
+        if body.refused is not None and self._swallows is None:
+            self._swallows = body.refused
+            self.give_up()
+        if self._swallows is None and fed.pieces:
+            self.tell_server(fed.pieces[0] if len(fed.pieces) == 1 else b"".join(fed.pieces))
+        if body.done:
+            self._end_body(body)
+        if fed.taken < len(data):
+            self._lines.feed(memoryview(data)[fed.taken :])
+
+    def _end_body(self, body: DataBody) -> None:
+        self._body = None
+        message = self._message
+        if message is not None:
+            message.size, message.strays, message.sent_at = body.size, body.strays, self._engine.reactor.now
+        if self._swallows is not None:
+            self._lose_message(self._swallows)
+        else:
+            self._dialogue.data_ended()
+
+    def _begin_chunk(self, command: Command) -> None:
+        chunk = parse_bdat(command)
+        now, message = self._engine.reactor.now, self._message
+        if message is not None:
+            message.data_at = message.data_at or now
+            message.size += chunk.size
+            message.sent_at = now if chunk.last else 0.0
+        if chunk.size:
+            self._chunk = ChunkBody(chunk)
+
+    def _pass_chunk(self, data: bytes) -> None:
+        chunk = self._chunk
+        assert chunk is not None
+        taken = chunk.take(len(data))
+        if self._swallows is None:
+            self.tell_server(memoryview(data)[:taken])
+        if chunk.done:
+            self._chunk = None
+            if self._swallows is not None:
+                self._lose_message(self._swallows)
+            else:
+                self._dialogue.chunk_ended()
+        if taken < len(data):
+            self._lines.feed(memoryview(data)[taken:])
+
+    def _lose_message(self, answer: Answer) -> None:
+        """The client has sent its message to the end, and no server has it."""
+        text = answer.render()
+        self._log_message(text.decode("ascii").rstrip("\r\n"), accepted=False)
+        self.dismiss(text, answer.name.lower())
+
+    def _log_message(self, verdict: str, *, accepted: bool) -> None:
+        """The fate of a message is known."""
+        message, self._message = self._message, None
+        engine, target = self._engine, self.target
+        if message is None or target is None:
+            return
+        engine.ints[engine.cell(target.slot, Count.MESSAGES if accepted else Count.MESSAGES_REFUSED)] += 1
+        helo = self._dialogue.helo
+        engine.log.info(
+            "message",
+            service=self.service.name,
+            client=str(Endpoint(self.address, self.port)),
+            server=target.name,
+            helo=one_line(helo.argument.decode("utf-8", "replace")) if helo is not None else None,
+            client_tls=tls_facts(self.client),
+            server_tls=tls_facts(self.link),
+            **message.line(verdict, engine.reactor.now),
+        )
+
+    def about_to_end(self, reason: str) -> None:
+        if self._message is not None and self._message.data_at:
+            if self._body is not None:
+                self._message.size = self._body.size
+            self._log_message(reason, accepted=False)
+
+    # ------------------------------------------------------------ bytes of the server
+
+    def from_server(self, data: memoryview) -> None:
+        if self.stage == Stage.RELAYING:
+            self.tell_client(data)
+            return
+        self._replies.feed(data)
+        link = self.link
+        try:
+            while self.link is link and (reply := self._replies.next()) is not None:
+                if self._opening is not None:
+                    self._do(self._opening.reply(reply))
+                else:
+                    self._take_reply(reply)
+        except BadReply as error:
+            self._confused(str(error))
+            return
+        self._go_on()
+
+    def _take_reply(self, reply: Reply) -> None:
+        if (reply.code == 421 or reply.overloaded) and self._asks_another(reply):
+            return
+        dialogue = self._dialogue
+        try:
+            relay = dialogue.reply(reply)
+        except OutOfStep as error:
+            self._confused(str(error))
+            return
+        verb = relay.command.verb if relay.command is not None else b""
+        data = self._learn(verb, reply)
+        if relay.ends_message:
+            self._end_message(reply)
+        if not self.tell_client(data):
+            return
+        if verb == b"QUIT" and relay.closes and not self.client.blocked:
+            self.end("client_quit")
+        elif relay.closes:
+            self.dismiss(b"", "client_quit" if verb == b"QUIT" else "server_closed")
+        elif dialogue.expects is Expect.RELAY:
+            self._begin_relay()
+        else:
+            self._answer()
+
+    def _learn(self, verb: bytes, reply: Reply) -> bytes:
+        """What follows from a reply here; returns what the client is told."""
+        if verb == b"EHLO" and reply.positive:
+            return self._show_capabilities(reply)
+        if verb == b"DATA" and reply.code == 354:
+            self._begin_data()
+        elif verb == b"RCPT" and reply.positive and self._message is not None:
+            self._message.accepted += 1
+        elif (verb in (b"MAIL", b"QUIT") and reply.positive) or reply.code == 235:
+            self.vouch()
+        return reply.raw
+
+    def _show_capabilities(self, reply: Reply) -> bytes:
+        service, dialogue, target = self.service, self._dialogue, self.target
+        assert target is not None
+        service.learn(target.name, parse_ehlo(reply))
+        starttls = service.client_starttls in ("offer", "require") and not dialogue.secured
+        auth = dialogue.secured or service.client_starttls not in ("offer", "require")
+        return render_ehlo(service.mail.host.encode("ascii"), service.shown(starttls=starttls, auth=auth))
+
+    def _end_message(self, reply: Reply) -> None:
+        """The server's verdict."""
+        self._body = None
+        self._log_message(reply.words(), accepted=reply.positive)
+        if reply.positive:
+            self.passed_over += self.tried
+            self.tried = ()
+
+    def _begin_relay(self) -> None:
+        """What follows is a handshake between Exchange servers."""
+        self.stage = Stage.RELAYING
+        self.vouch()
+        if self.tell_client(self._replies.take()):
+            self.tell_server(self._lines.take())
+
+    def _confused(self, reason: str) -> None:
+        """Nothing that this server says can be believed any more."""
+        assert self.target is not None
+        if self.stage == Stage.OPENING:
+            self.pass_over(reason)
+            return
+        self.last_failure = f"{self.target.name}: {reason}"
+        if self._message is not None:
+            self._log_message(Answer.SERVER_CONFUSED.name.lower(), accepted=False)
+        self.dismiss(Answer.SERVER_CONFUSED.render(), "server_confused")
+
+    def server_ended(self, why: str) -> None:
+        dialogue = self._dialogue
+        assert self.target is not None
+        self.last_failure = f"{self.target.name}: {why}"
+        if self.stage == Stage.RELAYING:
+            self.end("server_closed", reset=self.client.blocked)
+            return
+        commands = dialogue.replay() or ()
+        if any(command.verb != b"QUIT" for command in commands) and self.service.has_another(self):
+            self._ask_another(commands, why)
+            return
+        answer = dialogue.server_lost()
+        if self._body is not None or self._chunk is not None:
+            self._swallows = answer
+            self.give_up()
+            return
+        if self._message is not None and self._message.data_at:
+            self._log_message("server_lost", accepted=False)
+        self.dismiss(answer.render(), "client_quit" if answer is Answer.GOODBYE else "server_lost")
+
+
+def _mailbox(path: Path) -> Mailbox:
+    return Mailbox(path.local.decode("utf-8", "replace"), path.domain, path.routed)
+
+
+def _remark_of(reply: Reply | None) -> str:
+    """What a refusal says about the server itself."""
+    if reply is None:
+        return "failure"
+    if reply.inactive:
+        return "maintenance"
+    return "back_pressure" if reply.overloaded else "failure"
