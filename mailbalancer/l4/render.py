@@ -1,0 +1,400 @@
+"""From what is to be forwarded to nftables objects.
+
+Decides: which chains there are, what each rule says, and in which order the kernel asks.
+Refuses to know: how objects become a script (`tables`) and who runs it (`host.nft`).
+
+    inet    new flows of transparent and snat: service chain → persistent client? → share → member chain → dnat.
+            The connection carries the member's number as its mark: counters and source translation go by it, and an
+            established flow never meets these rules again.
+    netdev  dsr and tunnel: frames are sent on as they come in, before the kernel sees a packet for itself. It has no
+            connection tracking (answers go another way), so flows are remembered in a map of our own.
+
+Everything in a rule is a number, an address or an interface name: `ruleset` lets nothing else in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mailbalancer.l4.ruleset import (
+    BUCKETS,
+    MEMBER_MARK,
+    TRANSPARENT_MARK,
+    ForwardedService,
+    Outbound,
+    Persistence,
+    PortRange,
+    Ruleset,
+    Server,
+    Spread,
+)
+from mailbalancer.l4.shares import hashed, turns
+from mailbalancer.l4.tables import Chain, Table
+from mailbalancer.model import IPNetwork
+
+#: Before anybody else's dnat (dstnat is -100), after connection tracking (-200).
+_NAT_IN = "type nat hook prerouting priority -110; policy accept;"
+_NAT_OUT = "type nat hook postrouting priority 90; policy accept;"
+_COUNT = "type filter hook forward priority 10; policy accept;"
+_TRANSPARENT = "type filter hook prerouting priority -150; policy accept;"
+_PROBED = "type filter hook prerouting priority -310; policy accept;"
+_INGRESS = "type filter hook ingress device {device} priority -500; policy accept;"
+#: A TCP flow that has begun to end is kept this long, for what is still on its way.
+_ENDING_S = 120
+#: Answers to the gateway probe are remembered this long.
+_PROBED_S = 60
+_FAMILIES = (4, 6)
+
+
+def tables(ruleset: Ruleset) -> tuple[Table, ...]:
+    """Our tables; one that would be empty is not there."""
+    found = (_inet(ruleset), _netdev(ruleset))
+    return tuple(table for table in found if table.chains)
+
+
+# ---------------------------------------------------------------- transparent and snat
+
+
+def _inet(ruleset: Ruleset) -> Table:
+    services = [service for service in ruleset.services if not service.keeps_address]
+    chains: dict[str, Chain] = {}
+    if services:
+        chains |= _forwarding(services)
+    if services or ruleset.outbound:
+        chains["source_nat"] = Chain((*_source_nat(services), *map(_outbound, ruleset.outbound)), _NAT_OUT)
+    for service in services:
+        chains |= _service_chains(service)
+    if ruleset.transparent:
+        chains["transparent"] = Chain((_to_ourselves(),), _TRANSPARENT)
+    memory = _tables_of_clients(services)
+    if ruleset.probes:
+        chains["probed"] = Chain(tuple(_probed(probe.version, probe) for probe in ruleset.probes), _PROBED)
+        memory |= {f"answers_{version}": ("set", _ANSWERS[version]) for version in _FAMILIES}
+    members = _members(services)
+    counters = [f"{word}_{server.number}" for server in members for word in ("new", "in", "out")]
+    counters += [f"same_{service.number}" for service in services if service.own_address_for]
+    fixed = {
+        f"count_{word}": ("{ type mark : counter; }", tuple(f'0x{s.mark:08x} : "{word}_{s.number}"' for s in members))
+        for word in ("in", "out")
+        if services
+    }
+    return Table("inet", tuple(counters), memory, fixed, chains)
+
+
+def _forwarding(services: Sequence[ForwardedService]) -> dict[str, Chain]:
+    count = (
+        "ct direction original counter name ct mark map @count_in",
+        "ct direction reply counter name ct mark map @count_out",
+    )
+    return {"forward_new": Chain(_dispatch(services), _NAT_IN), "count": Chain(count, _COUNT)}
+
+
+def _dispatch(services: Sequence[ForwardedService]) -> tuple[str, ...]:
+    """One look-up per family: address, protocol and port to the chain of the service."""
+    rules = []
+    for family in _FAMILIES:
+        entries = [
+            f"{port.address} . {service.protocol} . {_ports(port)} : goto {_service_chain(service, family)}"
+            for service in services
+            for port in service.listen
+            if port.address.version == family
+        ]
+        if entries:
+            rules.append(f"{_ip(family)} daddr . meta l4proto . th dport vmap {{ {', '.join(entries)} }}")
+    return tuple(rules)
+
+
+def _service_chains(service: ForwardedService) -> dict[str, Chain]:
+    chains: dict[str, Chain] = {}
+    for family in _families(service):
+        servers = [server for server in service.servers if server.address.version == family]
+        rules = [
+            *_admission(service, family),
+            *_returning(service, servers, family),
+            *_spread(service, servers, family),
+        ]
+        chains[_service_chain(service, family)] = Chain(tuple(rules))
+        chains |= {f"member_{server.number}": Chain(_member(service, server)) for server in servers}
+    return chains
+
+
+def _admission(service: ForwardedService, family: int) -> list[str]:
+    source = f"{_ip(family)} saddr"
+    rules = []
+    denied, allowed = _networks(service.deny, family), _networks(service.allow, family)
+    if denied:
+        rules.append(f"{source} {denied} drop")
+    if service.allow:
+        rules.append(f"{source} != {allowed} drop" if allowed else "drop")
+    return rules
+
+
+def _returning(service: ForwardedService, servers: Sequence[Server], family: int) -> list[str]:
+    """A client that is known goes back to its machine, if that may have it."""
+    open_again = [server for server in servers if server.returning]
+    if service.persist is None or not open_again:
+        return []
+    ways = ", ".join(f"0x{server.machine_mark:08x} : goto member_{server.number}" for server in open_again)
+    return [
+        f"ct mark set {_ip(family)} saddr map @{_clients(service.persist, family)}",
+        f"ct mark vmap {{ {ways} }}",
+    ]
+
+
+def _spread(service: ForwardedService, servers: Sequence[Server], family: int) -> list[str]:
+    """A new flow takes a share; with nobody to take it the packet goes on, and is refused by who gets it."""
+    shares = [server.share for server in servers]
+    if not any(shares):
+        return []
+    match service.spread:
+        case Spread.SOURCE_HASH:
+            order = hashed([server.machine for server in servers], shares)
+            key = f"jhash {_ip(family)} saddr mod {BUCKETS} seed 0x6d62"
+        case Spread.IN_TURN:
+            order = turns(shares)
+            key = f"numgen inc mod {len(order)}"
+        case Spread.RANDOM:
+            order = [index for index, share in enumerate(shares) for _ in range(share)]
+            key = f"numgen random mod {len(order)}"
+    if len(set(order)) == 1:
+        return [f"goto member_{servers[order[0]].number}"]
+    ways = (f"{_range(first, last)} : goto member_{servers[index].number}" for first, last, index in _runs(order))
+    return [f"{key} vmap {{ {', '.join(ways)} }}"]
+
+
+def _member(service: ForwardedService, server: Server) -> tuple[str, ...]:
+    family = server.address.version
+    rules = []
+    if service.persist is not None:
+        clients = _clients(service.persist, family)
+        source, mark = f"{_ip(family)} saddr", f"0x{server.machine_mark:08x}"
+        # `update` would leave an old machine in place: the entry is made anew
+        rules.append(f"delete @{clients} {{ {source} : {mark} }}")
+        rules.append(f"add @{clients} {{ {source} timeout {service.persist.timeout_s}s : {mark} }}")
+    rules.append(f"ct mark set 0x{server.mark:08x} counter name new_{server.number}")
+    target = str(server.address)
+    if server.port:
+        target = f"[{target}]:{server.port}" if family == 6 else f"{target}:{server.port}"
+    rules.append(f"meta l4proto {service.protocol} dnat {_ip(family)} to {target}")
+    return tuple(rules)
+
+
+def _source_nat(services: Sequence[ForwardedService]) -> list[str]:
+    rules = []
+    for service in services:
+        for family in _families(service):
+            marks = [f"0x{s.mark:08x}" for s in service.servers if s.address.version == family]
+            if not marks:
+                continue
+            ours = f"{_ip_only(family)} ct mark {{ {', '.join(marks)} }}"
+            near = _networks(service.own_address_for, family)
+            if service.forward == "snat":
+                address = service.snat_address
+                named = address is not None and address.version == family
+                rules.append(f"{ours} {f'snat {_ip(family)} to {address}' if named else 'masquerade'}")
+            elif near:
+                rules.append(f"{ours} {_ip(family)} saddr {near} counter name same_{service.number} masquerade")
+    return rules
+
+
+def _outbound(outbound: Outbound) -> str:
+    """The servers' own connections. Ours to them carry a mark, and never come here with a server as source."""
+    family = outbound.servers[0].version
+    servers = ", ".join(str(address) for address in outbound.servers)
+    near = _networks(outbound.near, family)
+    elsewhere = f" {_ip(family)} daddr != {near}" if near else ""
+    action = f"snat {_ip(family)} to {outbound.address}" if outbound.address else "masquerade"
+    unmarked = f"ct mark & 0xffff0000 != 0x{MEMBER_MARK:08x}"
+    return f"{_ip(family)} saddr {{ {servers} }}{elsewhere} {unmarked} {action}"
+
+
+def _tables_of_clients(services: Iterable[ForwardedService]) -> dict[str, tuple[str, str]]:
+    return {
+        _clients(service.persist, family): (
+            "map",
+            f"{{ type {_kind(family)} : mark; flags dynamic,timeout; size {service.persist.size}; }}",
+        )
+        for service in services
+        if service.persist is not None
+        for family in _families(service)
+    }
+
+
+# ---------------------------------------------------------------- layer 7 with clients' addresses
+
+
+def _to_ourselves() -> str:
+    """Answers to a client whose address a session of ours uses: routed here by this mark."""
+    return f"meta l4proto tcp socket transparent 1 meta mark set 0x{TRANSPARENT_MARK:08x}"
+
+
+_ANSWERS = {
+    family: f"{{ type {kind} . inet_service . ether_addr; flags dynamic,timeout; size 1024; }}"
+    for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr"))
+}
+
+
+def _probed(family: int, probe: object) -> str:
+    """Write down through whose hands the answer to a probe came."""
+    key = f"{_ip(family)} saddr . tcp dport . ether saddr timeout {_PROBED_S}s"
+    return f"{_ip(family)} daddr {probe} tcp flags & (syn | ack) == syn | ack update @answers_{family} {{ {key} }}"
+
+
+# ---------------------------------------------------------------- dsr and tunnel
+
+
+def _netdev(ruleset: Ruleset) -> Table:
+    services = [service for service in ruleset.services if service.keeps_address]
+    if not services:
+        return Table("netdev")
+    chains: dict[str, Chain] = {}
+    for at, guard in enumerate(ruleset.guards):
+        here = [service for service in services if guard.device in service.devices]
+        if here:
+            rules = (*_loops(at, guard.mac, here), *_dispatch(here))
+            chains[f"ingress_{at}"] = Chain(rules, _INGRESS.format(device=f'"{guard.device}"'))
+    for service in services:
+        chains |= _frame_chains(service)
+    counters = [f"{word}_{server.number}" for server in _members(services) for word in ("new", "in")]
+    counters += [f"{word}_{at}" for at in range(len(ruleset.guards)) for word in ("own_mac", "own_address")]
+    memory = {
+        _flows(service, family): ("map", _flow_map(service, family))
+        for service in services
+        for family in _families(service)
+    }
+    return Table("netdev", tuple(counters), memory | _tables_of_clients(services), {}, chains)
+
+
+def _loops(at: int, mac: str, services: Sequence[ForwardedService]) -> list[str]:
+    """What claims to come from us, came from us and is going round, or is an answer that should not pass here."""
+    rules = [f"ether saddr {mac} counter name own_mac_{at} drop"]
+    for family in _families(*services):
+        addresses = dict.fromkeys(str(p.address) for s in services for p in s.listen if p.address.version == family)
+        rules.append(f"{_ip(family)} saddr {{ {', '.join(addresses)} }} counter name own_address_{at} drop")
+    return rules
+
+
+def _frame_chains(service: ForwardedService) -> dict[str, Chain]:
+    chains: dict[str, Chain] = {}
+    for family in _families(service):
+        servers = [server for server in service.servers if server.address.version == family]
+        flow = _flow(family)
+        # a TCP flow of a dead server is dead with it; of UDP only the client's port is the same, so it goes elsewhere
+        living = [server for server in servers if service.protocol == "tcp" or not server.down]
+        known = ", ".join(f"0x{server.mark:08x} : goto known_{server.number}" for server in living)
+        rules = []
+        if known:
+            rules.append(f"meta mark set {flow} map @{_flows(service, family)}")
+            rules.append(f"meta mark vmap {{ {known} }}")
+        rules += _admission(service, family)
+        rules += [rule.replace("ct mark", "meta mark") for rule in _returning(service, servers, family)]
+        rules += _spread(service, servers, family)
+        chains[_service_chain(service, family)] = Chain((*rules, "drop"))
+        for server in servers:
+            chains |= _frame_member(service, server)
+    return chains
+
+
+def _frame_member(service: ForwardedService, server: Server) -> dict[str, Chain]:
+    family = server.address.version
+    flows, flow, mark = _flows(service, family), _flow(family), f"0x{server.mark:08x}"
+    new = []
+    if service.persist is not None:
+        clients, source = _clients(service.persist, family), f"{_ip(family)} saddr"
+        new.append(f"delete @{clients} {{ {source} : 0x{server.machine_mark:08x} }}")
+        new.append(f"add @{clients} {{ {source} timeout {service.persist.timeout_s}s : 0x{server.machine_mark:08x} }}")
+    new.append(f"delete @{flows} {{ {flow} : {mark} }}")
+    new.append(f"add @{flows} {{ {flow} timeout {service.idle_s}s : {mark} }}")
+    new.append(f"counter name new_{server.number}")
+    new.append(f"goto send_{server.number}")
+    known = [f"update @{flows} {{ {flow} timeout {service.idle_s}s : {mark} }}"]
+    if service.protocol == "tcp":
+        known.insert(
+            0,
+            f"tcp flags & (fin | rst) != 0 update @{flows} {{ {flow} timeout {_ENDING_S}s : {mark} }} goto "
+            f"send_{server.number}",
+        )
+    known.append(f"goto send_{server.number}")
+    send = (
+        f"meta mark set 0 counter name in_{server.number}",
+        f'fwd {_ip(family)} to {server.address} device "{server.device}"',
+    )
+    return {
+        f"member_{server.number}": Chain(tuple(new)),
+        f"known_{server.number}": Chain(tuple(known)),
+        f"send_{server.number}": Chain(send),
+    }
+
+
+def _flow_map(service: ForwardedService, family: int) -> str:
+    kind = _kind(family)
+    key = f"{kind} . inet_service . {kind} . inet_service"
+    return f"{{ type {key} : mark; flags dynamic,timeout; size {service.max_flows}; }}"
+
+
+# ---------------------------------------------------------------- names and words
+
+
+def _members(services: Iterable[ForwardedService]) -> list[Server]:
+    """Servers that can be reached at all: those of a family that the service listens in."""
+    return [s for service in services for s in service.servers if s.address.version in _families(service)]
+
+
+def _families(*services: ForwardedService) -> list[int]:
+    present = {port.address.version for service in services for port in service.listen}
+    return [family for family in _FAMILIES if family in present]
+
+
+def _service_chain(service: ForwardedService, family: int) -> str:
+    return f"service_{service.number}_{family}"
+
+
+def _clients(persist: Persistence, family: int) -> str:
+    return f"clients_{persist.group}_{persist.size}_{family}"
+
+
+def _flows(service: ForwardedService, family: int) -> str:
+    return f"flows_{service.number}_{service.max_flows}_{family}"
+
+
+def _flow(family: int) -> str:
+    ip = _ip(family)
+    return f"{ip} saddr . th sport . {ip} daddr . th dport"
+
+
+def _ip(family: int) -> str:
+    return "ip" if family == 4 else "ip6"
+
+
+def _ip_only(family: int) -> str:
+    return "meta nfproto ipv4" if family == 4 else "meta nfproto ipv6"
+
+
+def _kind(family: int) -> str:
+    return "ipv4_addr" if family == 4 else "ipv6_addr"
+
+
+def _ports(port: PortRange) -> str:
+    return _range(port.first, port.last)
+
+
+def _range(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _networks(networks: Iterable[IPNetwork], family: int) -> str:
+    """A set without parts that lie in others (nft refuses overlaps); empty when there is none of this family."""
+    own = [network for network in networks if network.version == family]
+    apart = sorted(n for n in set(own) if not any(n != o and n.subnet_of(o) for o in own))  # type: ignore[arg-type]
+    return f"{{ {', '.join(map(str, apart))} }}" if apart else ""
+
+
+def _runs(order: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Stretches of equal neighbours: first, last, value."""
+    runs: list[tuple[int, int, int]] = []
+    for at, value in enumerate(order):
+        if runs and runs[-1][2] == value:
+            runs[-1] = (runs[-1][0], at, value)
+        else:
+            runs.append((at, at, value))
+    return runs
