@@ -99,6 +99,12 @@ class Health:
         outcome = "passed" if answered else "failed"
         return self._flip(answered, f"{result.reason} ({needed} of {needed} checks {outcome})")
 
+    def observe_remark(self, verdict: Verdict) -> None:
+        """A server said to a session that it is in maintenance or short of resources; the next check that it answers
+        decides anew."""
+        self.maintenance |= verdict is Verdict.MAINTENANCE
+        self.back_pressure |= verdict is Verdict.BACK_PRESSURE
+
     def observe_traffic(self, ok: int, failed: int, reason: str) -> Flip | None:
         """Connects that sessions made since the last call. Their order is not known: one success among them clears all.
 

@@ -122,6 +122,16 @@ class MemberState:
             events.append(WeightFactorChanged(factor_before, factor, result.reason))
         return events + self.tick(now)
 
+    def observe_remark(self, verdict: Verdict, reason: str, now: float) -> list[Event]:
+        """A session was told about the server by the server itself, see `Health.observe_remark`."""
+        before, was = self.health.weight_factor, self.health.maintenance
+        self.health.observe_remark(verdict)
+        if self.health.maintenance and not was:
+            self._maintenance_reason = reason
+        factor = self.health.weight_factor
+        events: list[Event] = [WeightFactorChanged(before, factor, reason)] if factor != before else []
+        return events + self.tick(now)
+
     def observe_traffic(self, ok: int, failed: int, reason: str, now: float) -> list[Event]:
         """Sessions connected or failed to, see `Health.observe_traffic`."""
         return self._flipped(self.health.observe_traffic(ok, failed, reason)) + self.tick(now)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from mailbalancer.balance.health import Result
+from mailbalancer.balance.health import Result, Verdict
 from mailbalancer.balance.member import (
     AvailabilityChanged,
     DrainEnded,
@@ -45,6 +45,7 @@ class Record:
     flip: Flipped | None = None
     flip_at: float = 0.0  # wall clock: people read it
     connects: tuple[int, int] = (0, 0)  # succeeded and failed, as last seen on the board
+    failure: str = ""  # why a server that was connected to would not serve, as sessions said since the last look
 
     @property
     def place(self) -> str:
@@ -146,8 +147,24 @@ class Members:
             if record.connects != before and record.is_checked:
                 ok, failed = (new - old for new, old in zip(record.connects, before, strict=True))
                 if ok + failed > 0:
-                    reason = "connects fail"
+                    reason, record.failure = record.failure or "connects fail", ""
                     self._happened(record, record.state.observe_traffic(max(ok, 0), max(failed, 0), reason, now))
+
+    def remarked(self, key: MemberKey, kind: str, reason: str, now: float) -> None:
+        """A real server told a session about itself (`ipc.messages.Remark`).
+
+        Without a check nothing would ever undo what it says, so then it is only heard.
+
+        Raises:
+            ValueError: there is no such kind of remark.
+        """
+        record = self._records.get(key)
+        if record is None:  # removed meanwhile
+            return
+        if kind == "failure":
+            record.failure = reason
+        elif record.is_checked:
+            self._happened(record, record.state.observe_remark(Verdict(kind), reason, now))
 
     def tick(self, now: float) -> None:
         """Drain deadlines pass."""

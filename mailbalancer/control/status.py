@@ -34,6 +34,8 @@ _TRAFFIC = {
     "bytes_out": Count.BYTES_OUT,
     "moved": Count.MOVED,
     "retried": Count.RETRIED,
+    "messages": Count.MESSAGES,
+    "messages_refused": Count.MESSAGES_REFUSED,
 }
 
 
@@ -137,6 +139,7 @@ class Status:
             "up": state.health.up if record.is_checked else None,
             "admin": str(state.admin),
             "availability": _AVAILABILITY[state.availability],
+            "availability_reason": state.why,
             "ramp_percent": int(100 * record.ramped(now)),
             "weight": member.weight * state.weight_factor,
             "configured_weight": member.weight,

@@ -44,8 +44,8 @@ from mailbalancer.errors import ConfigError, ControlError, MailbalancerError, Pr
 from mailbalancer.host.limits import raise_open_files
 from mailbalancer.host.privileges import DEFAULT_USER, become, own_directories, service_user
 from mailbalancer.ipc.board import Board
-from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, SessionList, Stop, Up
-from mailbalancer.log import Log
+from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, Remark, SessionList, Stop, Up
+from mailbalancer.log import Log, one_line
 from mailbalancer.model import Config, MemberKey
 from mailbalancer.tls.context_pool import ContextPool
 
@@ -329,6 +329,9 @@ class Supervisor:
                         self._workers.broadcast(Bind(binding), but=worker)
                 case Imbalance():
                     self._imbalances.take(worker.index, message, self._config)
+                case Remark():
+                    key = MemberKey(message.service, message.route, message.real_server)
+                    self._members.remarked(key, message.kind, one_line(message.reason[:300]), time.monotonic())
                 case SessionList():
                     self._commands.listed(worker, message)
         except ValueError as error:

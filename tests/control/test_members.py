@@ -265,3 +265,40 @@ def test_checks_go_to_the_checks_own_port(log: Log) -> None:
     assert house.members.checks()[EX1] == (Check(port=8080), Endpoint(SOMEWHERE.host, 8080))
     house.run(config(service(check=Check())))
     assert house.members.checks()[EX1] == (Check(), SOMEWHERE)
+
+
+# remarks of servers to sessions
+
+
+def test_maintenance_and_back_pressure_last_until_the_check_says_otherwise(house: House) -> None:
+    house.observe(EX1, UP)
+    house.members.remarked(EX1, "maintenance", "421 4.3.2 Service not active", NOW)
+    assert house.availability(EX1) is Availability.RETURNING
+    assert "in maintenance: 421 4.3.2 Service not active" in house.last()
+    house.members.remarked(EX2, "back_pressure", "452 4.3.1 Insufficient system resources", NOW)
+    assert house.cell(EX2, Slot.WEIGHT) == 0.25
+    assert "452 4.3.1" in house.last()
+    said = len(house.events.listed())
+    house.members.remarked(EX1, "maintenance", "421 4.3.2 Service not active", NOW)
+    assert len(house.events.listed()) == said
+    house.observe(EX1, UP)
+    house.observe(EX2, UP)
+    assert house.availability(EX1) is house.availability(EX2) is Availability.READY
+    assert house.cell(EX2, Slot.WEIGHT) == 1.0
+
+
+def test_a_failure_is_the_words_for_connects_that_are_counted(house: House) -> None:
+    house.members.remarked(EX1, "failure", "greeted with 421 4.7.0 Busy", NOW)
+    house.connects(EX1, ok=0, failed=3)
+    house.members.poll_traffic(NOW)
+    assert house.availability(EX1) is Availability.CLOSED
+    assert "greeted with 421 4.7.0 Busy (3 sessions" in house.last()
+
+
+def test_without_a_check_a_remark_changes_nothing(house: House) -> None:
+    house.run(config(service(check=Check("none"))))
+    house.members.remarked(EX1, "maintenance", "421 4.3.2 No", NOW)
+    assert house.availability(EX1) is Availability.READY
+    house.members.remarked(MemberKey("gone", "", "ex1"), "maintenance", "421 4.3.2 No", NOW)
+    with pytest.raises(ValueError, match="nonsense"):
+        house.members.remarked(EX2, "nonsense", "", NOW)
