@@ -115,15 +115,16 @@ def one_service(server: Nginx, port: int, **check: Any) -> dict[str, Any]:
     return {"real_servers": {server.name: "127.0.0.1"}, "services": {"web": service}}
 
 
+def checked(balancer: Balancer) -> dict[str, Any] | None:
+    """The only real server, once it has been checked."""
+    (server,) = balancer.service("web")["pools"][0]["real_servers"]
+    return server if server["check"] else None
+
+
 def judged(config: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
     """The only real server after its first check, and what `status` prints about it."""
     with Balancer(config, folder) as balancer:
-
-        def checked() -> dict[str, Any] | None:
-            (server,) = balancer.service("web")["pools"][0]["real_servers"]
-            return server if server["check"] else None
-
-        server = eventually(checked, what="checked")
+        server = eventually(lambda: checked(balancer), what="checked")
         return server, " ".join(balancer.cli("status").stdout.split())
 
 
@@ -175,3 +176,23 @@ def test_a_wrong_answer_is_down_and_says_why(
     for word in words:
         assert word in server["check"]["reason"], server["check"]
         assert word in shown
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_nginx_is_told_the_client_and_checked_behind_the_header(
+    authority: Authority, web1: Nginx, tmp_path: Path, scheme: str, version: str
+) -> None:
+    behind = web1.proxied_http_port if scheme == "http" else web1.proxied_https_port
+    trusted = {"verify": {"ca": str(authority.file), "name": "mail.example.com"}} if scheme == "https" else {}
+    config = one_service(web1, behind, type=scheme, **trusted)
+    config["services"]["web"]["proxy_protocol"] = {"send": version}
+    port = int(config["services"]["web"]["listen"].rpartition(":")[2])
+    before = web1.log_text().count("broken header")
+    with Balancer(config, tmp_path) as balancer:
+        server = eventually(lambda: checked(balancer), what="checked")
+        assert server["up"] is True, server["check"]
+        url = f"{scheme}://mail.example.com:{port}/"
+        resolved = ["--resolve", f"mail.example.com:{port}:127.0.0.1", "--cacert", str(authority.file)]
+        assert curl("--interface", "127.0.0.55", *resolved, url).stdout == "127.0.0.55\n"
+    assert web1.log_text().count("broken header") == before

@@ -330,7 +330,7 @@ def _inet(name: str, port: int, more: str = "") -> str:
 
 
 class Nginx(RealServer):
-    """A web server that answers every request with its name, over HTTP and HTTPS.
+    """A web server that answers every request with its name; behind a PROXY header, with the address in it.
 
     Args:
         certificate: what `https_port` shows.
@@ -340,6 +340,7 @@ class Nginx(RealServer):
         self._nginx = require("nginx")
         super().__init__(name)
         self.http_port, self.https_port = free_port(), free_port()
+        self.proxied_http_port, self.proxied_https_port = free_port(), free_port()
         self._config = self.folder / "nginx.conf"
         self._config.write_text(f"""\
 daemon off;
@@ -363,6 +364,14 @@ http {{
     location / {{ return 200 "{self.name} $ssl_server_name\\n"; }}
     location = /broken {{ return 500 "broken\\n"; }}
   }}
+  server {{
+    listen 127.0.0.1:{self.proxied_http_port} proxy_protocol;
+    listen 127.0.0.1:{self.proxied_https_port} ssl proxy_protocol;
+    ssl_certificate {certificate.chain};
+    ssl_certificate_key {certificate.key};
+    default_type text/plain;
+    location / {{ return 200 "$proxy_protocol_addr\\n"; }}
+  }}
 }}
 """)
 
@@ -370,7 +379,7 @@ http {{
         return [self._nginx, "-c", str(self._config), "-e", str(self.log_file)]
 
     def listening_ports(self) -> Sequence[int]:
-        return [self.http_port, self.https_port]
+        return [self.http_port, self.https_port, self.proxied_http_port, self.proxied_https_port]
 
 
 def _asked(*command: str) -> str:
