@@ -300,5 +300,8 @@ def test_without_a_check_a_remark_changes_nothing(house: House) -> None:
     house.members.remarked(EX1, "maintenance", "421 4.3.2 No", NOW)
     assert house.availability(EX1) is Availability.READY
     house.members.remarked(MemberKey("gone", "", "ex1"), "maintenance", "421 4.3.2 No", NOW)
+
+
+def test_a_remark_of_no_known_kind_is_refused(house: House) -> None:
     with pytest.raises(ValueError, match="nonsense"):
         house.members.remarked(EX2, "nonsense", "", NOW)
