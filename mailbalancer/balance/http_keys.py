@@ -9,8 +9,7 @@ Kinds:
     source         the client's address; the same key as in every other mode, so a group may span modes
     server_cookie  a cookie that the server has set
     super_http     User-Agent and Basic credentials together. Its weakness: the users of one program without Basic
-                   credentials (NTLM, forms) would all look alike, so without them there is no key, and `source` is its
-                   fallback whether or not it was written
+                   credentials (NTLM, forms) would all look alike, so without them there is no key
     header, query  a field or a parameter of the operator's choice
     url            the path without query;  host: the name asked for
     exchange       the device of ActiveSync, the mailbox of MAPI over HTTP, X-AnchorMailbox, in that order

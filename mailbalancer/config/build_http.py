@@ -26,6 +26,8 @@ _OURS = frozenset(
         *("trailer", "transfer-encoding", "upgrade"),
     )
 )
+#: What clients are known by that have no such key, unless the operator says otherwise.
+_IMPLIED = {"exchange": ("cookie", "source"), "super_http": ("source",)}
 PAGE_BYTES = 256 * 1024
 _CONTENT_TYPES = {".html": "text/html", ".htm": "text/html", ".txt": "text/plain", ".json": "application/json"}
 #: Profiles of servers whose setup switches Extended Protection on, so that TLS may not end before them.
@@ -94,7 +96,8 @@ def build_http_persist(
     report: Report, path: Path, written: schema.HttpPersist, group: str, secure: bool
 ) -> model.Persist:
     """Persistence; `path` is that of `persist`, `secure` says whether clients speak TLS to us."""
-    kinds = (written.by, *written.fallback)
+    fallback = tuple(written.fallback) or _IMPLIED.get(written.by, ())
+    kinds = (written.by, *fallback)
     _refuse_twice(report, path, kinds)
     _refuse_incomplete(report, path, written, kinds)
     ours = {"cookie", "cookie_prefix"} & set(kinds)
@@ -102,7 +105,7 @@ def build_http_persist(
         report.problem(path, "cookie and cookie_prefix exclude each other: one server is remembered in one place")
     if ours and written.same_site == "none" and not secure:
         report.problem((*path, "same_site"), "browsers take no cookie with same_site none without TLS; add client_tls")
-    if ours and written.key_file is None:
+    if written.by in ours and written.key_file is None:
         report.warning(path, "without key_file the cookies are forgotten at the next start")
     named = written.group or group
     return model.Persist(
@@ -111,7 +114,7 @@ def build_http_persist(
         timeout_s=written.timeout_s,
         max_entries=written.max_entries,
         warn_share=written.warn_share,
-        fallback=tuple(written.fallback),
+        fallback=fallback,
         cookie=_cookie(report, path, written, kinds, named),
         same_site=written.same_site if ours else "",
         key_file=report.file(written.key_file) if written.key_file and ours else "",

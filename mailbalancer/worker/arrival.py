@@ -60,7 +60,7 @@ class Arrival:
         self.slot = -1
         self.over = False
         engine.sessions.add(self)
-        service.opened()
+        service.arrived()
         self._wheel_key = engine.wheel.add(self, engine.reactor.now + service.config.proxy_protocol.header_timeout_s)
         engine.reactor.watch(client, self._on_event)
 

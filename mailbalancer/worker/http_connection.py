@@ -41,7 +41,7 @@ from mailbalancer.wire.http_long_poll import Wait, classify, in_body
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.http_log import Value, request_facts
 from mailbalancer.worker.http_server import ServerLink
-from mailbalancer.worker.http_service import SEPARATOR, HttpService, Returning, Route
+from mailbalancer.worker.http_service import SEPARATOR, STRANGER, HttpService, Route
 from mailbalancer.worker.stream import NOTHING, Stream
 
 #: Our last word has been said: how long a client may go on sending before the connection is closed under it.
@@ -53,7 +53,6 @@ AFTER_CLIENT_CLOSED_S: Final = 60.0
 #: How often the rate of a body is looked at.
 RATE_WINDOW_S: Final = 10.0
 _LONGEST_NAME: Final = 255
-_NOBODY: Final = Returning("", "")
 _READY: Final = int(Availability.READY)
 _numbers = itertools.count(1)
 
@@ -148,7 +147,7 @@ class HttpConnection:
         self.head: RequestHead | None = None
         self._connection: Connection | None = None
         self._route: Route | None = None
-        self._returning = _NOBODY
+        self._returning = STRANGER
         self._body: Body | None = None
         self._out: bytes = b""  # the request's beginning, while a server is sought
         self._authority: bytes | None = None
@@ -374,7 +373,7 @@ class HttpConnection:
         values = head.values
         if not self.tied and (b"authorization" in values or b"proxy-authorization" in values):
             self.tied = ties_request(head)
-        self._returning = route.recognise(self.source, head.host, head.path, values) if route.finders else _NOBODY
+        self._returning = route.recognise(self.source, head.host, head.path, values) if route.finders else STRANGER
         self._out = self._rewritten(route, head, connection, fields)
         self._body = None
         if framing.kind is not Kind.NONE and not self._begin_body(framing):
@@ -384,7 +383,7 @@ class HttpConnection:
         self.has_answer = False
         link = self.link
         if link is not None:
-            if service.keeps(route, link, self._returning) and self._may_use(link):
+            if service.keeps(route, link, self._returning, self.source) and self._may_use(link):
                 link.move_to(route) if link.way is not route else None
                 self._send_request(link)
                 return
@@ -552,9 +551,9 @@ class HttpConnection:
     ) -> bytes:
         """The head for the client."""
         added, drop = route.response_fields, route.response_drop
-        if route.cookie and not route.prefixes and framing.kind is not Kind.TUNNEL:
+        if self._returning.sets_cookie and not route.prefixes and framing.kind is not Kind.TUNNEL:
             assert link.target is not None
-            if self._returning.server != link.target.name and not self._returning.key:
+            if self._returning.server != link.target.name:
                 added += route.set_cookie(link.target.name)
         if b"set-cookie" in head.values and (route.prefixes or route.learns):
             drop, added = self._server_cookies(route, link, head, drop, added)

@@ -44,13 +44,17 @@ _RETURNING: Final = int(Availability.RETURNING)
 
 
 class Returning(NamedTuple):
-    """What a request says about its client: the real server that a cookie of ours stands for, or a key of a table."""
+    """What a request says about its client: the real server that a cookie of ours stands for, or a key of a table.
 
-    server: str
-    key: str
+    `sets_cookie`: a cookie of ours was looked for, and should be there the next time.
+    """
+
+    server: str = ""
+    key: str = ""
+    sets_cookie: bool = False
 
 
-_STRANGER: Final = Returning("", "")
+STRANGER: Final = Returning()
 
 
 class Route:
@@ -88,7 +92,7 @@ class Route:
     def _persist(
         self, service: model.Service, persist: model.Persist | None, secrets: Mapping[str, list[bytes]]
     ) -> None:
-        self.finders: tuple[tuple[str, http_keys.Finder | None], ...] = ()
+        self.finders: tuple[http_keys.Finder | None, ...] = ()  # None: by a cookie of ours
         self.cookie = self.learns = b""
         self.prefixes = False
         self.seal: Seal | None = None
@@ -96,8 +100,6 @@ class Route:
         if persist is None:
             return
         kinds = persist.kinds
-        if "super_http" in kinds and "source" not in kinds:
-            kinds = (*kinds, "source")
         name = (persist.cookie or COOKIE_NAME).encode()
         if "cookie" in kinds or "cookie_prefix" in kinds:
             self.seal = Seal(secrets[persist.key_file], persist.group, list(self.pool.targets))
@@ -110,22 +112,22 @@ class Route:
             )
         if "server_cookie" in kinds:
             self.learns = name
-        self.finders = tuple(
-            (kind, None if kind in ("cookie", "cookie_prefix") else _finder(persist, kind)) for kind in kinds
-        )
+        self.finders = tuple(None if kind in ("cookie", "cookie_prefix") else _finder(persist, kind) for kind in kinds)
 
     def recognise(self, source: str, host: str, path: bytes, values: http_keys.Values) -> Returning:
         """Who the client is to persistence, by the first kind that finds something."""
-        for _, find in self.finders:
+        looked = False
+        for find in self.finders:
             if find is None:
+                looked = True
                 server = self._by_cookie(values)
                 if server:
-                    return Returning(server, "")
+                    return Returning(server, "", True)
             else:
                 key = find(http_keys.Asked(source, host, path, values))
                 if key:
-                    return Returning("", key)
-        return _STRANGER
+                    return Returning("", key, looked)
+        return Returning("", "", looked)
 
     def _by_cookie(self, values: http_keys.Values) -> str:
         fields = values.get(b"cookie")
@@ -257,7 +259,7 @@ class HttpService(Service):
 
     # ------------------------------------------------------------ choice
 
-    def keeps(self, route: Route, link: ServerLink, returning: Returning) -> bool:
+    def keeps(self, route: Route, link: ServerLink, returning: Returning, source: str) -> bool:
         """Whether a client's own connection to a server is the right one for its next request, too.
 
         It is when it leads to where persistence wants the client, or persistence has no wish, and that server may be
@@ -272,11 +274,13 @@ class HttpService(Service):
         availability = view.availability(here.slot)
         if availability < _RETURNING:
             return False
-        wanted, key = returning
+        wanted, key, _ = returning
         if key:
             table = route.pool.table
             assert table is not None
             wanted = table.lookup(key, now) or ""
+            if not wanted and link.address != source:
+                return False  # a proxy's connection, and another client of it: the one before says nothing about it
             if wanted in ("", target.name):
                 table.bind(key, target.name, now)
                 self._report(route.pool, table, key, target.name, now)
@@ -307,7 +311,7 @@ class HttpService(Service):
     def _chosen(self, pool: ServicePool, link: ServerLink) -> Choice | Refusal:
         engine = self._engine
         view, now = engine.view, engine.reactor.now
-        wanted, key = link.returning
+        wanted, key, _ = link.returning
         if wanted:
             if pool.pool.takes_back(view, wanted, link.tried) is not None:
                 member = pool.pool.returning(view, wanted, link.tried)
@@ -349,7 +353,7 @@ class HttpService(Service):
 
     def _bound_to(self, session: Seeker) -> str | None:
         link = cast("ServerLink", session)
-        wanted, key = link.returning
+        wanted, key, _ = link.returning
         table = link.way.pool.table if link.way else None
         if wanted or table is None or not key:
             return wanted or None

@@ -165,6 +165,10 @@ class Service:
         ints[self._sessions_cell] += 1
         ints[self._total_cell] += 1
 
+    def arrived(self) -> None:
+        """A proxy has connected; its client is counted as a session of its own when the proxy has said who it is."""
+        self._engine.ints[self._sessions_cell] += 1
+
     def refusal(self, address: str) -> str:
         """Why this client is not served; empty when it is."""
         if self._restricted and not self._lists.admits(address):

@@ -10,7 +10,7 @@ import pytest
 from mailbalancer import model
 from mailbalancer.config.load import load_text
 from mailbalancer.errors import ConfigError
-from mailbalancer.model import Answer, Config, HeaderEdits, Persist, Redirect
+from mailbalancer.model import Answer, Config, HeaderEdits, Redirect
 from tests.support.certs import Authority
 
 Load = Callable[..., Config]
@@ -69,7 +69,9 @@ def test_routes(load: Load) -> None:
     assert plain.http.redirect == Redirect("https://{host}{path}")
     assert not plain.pool.members
     assert [member.real_server for member in eas.pool.members] == ["ex2"]
-    assert eas.pool.persist == Persist("exchange", group="web/eas")
+    assert eas.pool.persist is not None
+    assert eas.pool.persist.kinds == ("exchange", "cookie", "source")
+    assert eas.pool.persist.group == "web/eas"
     assert closed.http is not None
     assert closed.http.respond == Answer(410, b"gone")
     assert [pool.route for pool in service.pools()] == ["", "OWA", "eas"]
