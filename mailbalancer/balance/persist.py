@@ -151,6 +151,16 @@ class Table:
         binding.reported_at = now
         return True
 
+    def overdue(self, now: float) -> list[Entry]:
+        """Bindings with open sessions that others must be told of again: nobody looks these up while they last.
+
+        Answering counts as told, as with `needs_report`.
+        """
+        due = [key for key, binding in self._busy.items() if now - binding.reported_at > self.timeout_s / 2]
+        for key in due:
+            self._busy[key].reported_at = now
+        return [Entry(key, self._busy[key].name, now + self.timeout_s, self._busy[key].sessions) for key in due]
+
     def sweep(self, now: float, steps: int = SWEEP_STEPS) -> int:
         """Drop at most `steps` expired bindings; returns how many. What is left over goes at the next sweep."""
         dropped = 0

@@ -37,6 +37,13 @@ class Timed(Protocol):
         """Close everything that belongs to it."""
 
 
+class Counted(Protocol):
+    """What keeps numbers of its own that the board is told now and then."""
+
+    def settle(self) -> None:
+        """Tell the board."""
+
+
 class Named(Protocol):
     """The service, as far as an engine must know it."""
 
@@ -89,6 +96,7 @@ class Engine:
         self.idle_links = 0  # connections to servers that wait for a client
         self.stopping = False  # no new connections are accepted any more
         self.sessions: set[Live] = set()
+        self.relays: set[Counted] = set()
         self.pipes = PipePool(limit=max(0, max_files // 16), workers=board.workers)
         self.tls_sessions = Sessions()  # with real servers
         self.buffer = memoryview(bytearray(BUFFER_BYTES))

@@ -50,7 +50,6 @@ class Flow:
     __slots__ = (
         "_buffer",
         "_cell",
-        "_full_reads",
         "_ints",
         "_owner",
         "_pending",
@@ -60,7 +59,9 @@ class Flow:
         "_reactor",
         "_recv_into",
         "_send",
+        "_settled",
         "_sink",
+        "_size",
         "_source",
         "blocked",
         "bytes",
@@ -77,6 +78,7 @@ class Flow:
         self._recv_into: Callable[[memoryview], int] = source.recv_into
         self._send: Callable[[memoryview | bytes], int] = sink.send
         self._buffer = buffer
+        self._size = len(buffer)
         self._ints = engine.ints
         self._cell = cell  # the board's byte counter of this direction
         self._pipes = engine.pipes
@@ -84,7 +86,7 @@ class Flow:
         self._pending: bytes | None = None
         self._pipe: tuple[int, int] | None = None
         self._piped = 0
-        self._full_reads = 0
+        self._settled = 0
         self.blocked = False
         self.hangup = False
         self.over = False
@@ -98,7 +100,6 @@ class Flow:
         """
         size = len(data)
         self.bytes += size
-        self._ints[self._cell] += size
         data = header + data
         self._pending = data if self._pending is None else self._pending + data
         self.blocked = not self._flush()
@@ -110,47 +111,68 @@ class Flow:
         if self._pipe is not None:
             self._pump_pipe()
             return
-        if self._pending is not None and not self._flush():
+        if self._pending is not None:
+            if not self._flush():
+                return
+            self.blocked = False
+        # One request or one answer: read once, write once, and the source is empty. Everything else is in `_pump_on`.
+        buffer = self._buffer
+        try:
+            n = self._recv_into(buffer)
+        except BlockingIOError:
             return
-        self.blocked = False
-        buffer, size = self._buffer, len(self._buffer)
+        except OSError as error:
+            self._owner.flow_broke(self, True, error)
+            return
+        if self._hand_on(n) and (n == self._size or self.hangup):
+            self._pump_on(n)
+
+    def _hand_on(self, n: int) -> bool:
+        """Send the `n` bytes in the buffer. False: nothing more can be moved now, or the flow is over."""
+        if not n:
+            self._end()
+            return False
+        self.bytes += n
+        try:
+            sent = self._send(self._buffer[:n])
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._owner.flow_broke(self, False, error)
+            return False
+        if sent == n:
+            return True
+        self._pending = bytes(self._buffer[sent:n])
+        self.blocked = True
+        return False
+
+    def _pump_on(self, n: int) -> None:
+        """There is more: the buffer was filled by the first read, or the end is still to be read."""
+        full_reads = 0
         for _ in range(BURST):
-            try:
-                n = self._recv_into(buffer)
-            except BlockingIOError:
-                self._full_reads = 0
-                return
-            except OSError as error:
-                self._owner.flow_broke(self, True, error)
-                return
-            if not n:
-                self._end()
-                return
-            self.bytes += n
-            self._ints[self._cell] += n
-            try:
-                sent = self._send(buffer[:n])
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                self._owner.flow_broke(self, False, error)
-                return
-            if sent != n:
-                self._pending = bytes(buffer[sent:n])
-                self.blocked = True
-                return
-            if n < size:
-                self._full_reads = 0
-                if not self.hangup:
-                    return
-                continue
-            self._full_reads += 1
-            if self._full_reads >= BULK_AFTER:
+            full_reads = full_reads + 1 if n == self._size else 0
+            if full_reads >= BULK_AFTER:
                 self._pipe = self._pipes.take()
                 if self._pipe is not None:
                     self._pump_pipe()
                     return
+            try:
+                n = self._recv_into(self._buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._owner.flow_broke(self, True, error)
+                return
+            if not self._hand_on(n) or (n < self._size and not self.hangup):
+                return
         self._reactor.again(self._source.fileno(), self.pump)
+
+    def settle(self) -> None:
+        """Bring the board's counter up to what has been moved: now and then, because each event would cost more."""
+        moved = self.bytes - self._settled
+        if moved:
+            self._ints[self._cell] += moved
+            self._settled = self.bytes
 
     def rest(self) -> None:
         """Nothing has moved for a while: give an empty pipe back."""
@@ -160,6 +182,7 @@ class Flow:
 
     def close(self) -> None:
         """The session is over."""
+        self.settle()
         self.over = True
         self._pending = None
         if self._pipe is not None:
@@ -203,7 +226,6 @@ class Flow:
                     return
                 self._piped = n
                 self.bytes += n
-                self._ints[self._cell] += n
             try:
                 while self._piped:
                     self._piped -= os.splice(reading, sink, self._piped, flags=_SPLICE)

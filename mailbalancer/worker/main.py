@@ -123,8 +123,10 @@ class Worker:
             service.watch_balance()
         for group, table in self._tables.items():
             table.sweep(now)
-            for entry in [e for e in table if e.sessions and table.needs_report(e.key, now)]:
-                self._tell(Bound(group, entry.key, entry.name, now + table.timeout_s))
+            for entry in table.overdue(now):
+                self._tell(Bound(group, entry.key, entry.name, entry.expires_at))
+        for relay in self._engine.relays:
+            relay.settle()
         paused = any(listener.paused for listener in self._listeners.values())
         if paused:
             self._log.error(

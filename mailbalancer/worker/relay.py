@@ -33,12 +33,14 @@ class Owner(Protocol):
 class Relay:
     """Both flows. `on_client` and `on_server` are the reactor's handlers while bytes flow."""
 
-    __slots__ = ("_engine", "_owner", "active_at", "down", "first_end", "up")
+    __slots__ = ("_owner", "_reactor", "_relays", "active_at", "down", "first_end", "up")
 
     def __init__(
         self, engine: Engine, owner: Owner, client: socket.socket, server: socket.socket, buffer: memoryview, slot: int
     ) -> None:
-        self._engine = engine
+        self._reactor = engine.reactor
+        self._relays = engine.relays
+        self._relays.add(self)
         self._owner = owner
         self.active_at = engine.reactor.now
         self.first_end = ""
@@ -46,7 +48,7 @@ class Relay:
         self.down = Flow(engine, self, server, client, buffer, engine.cell(slot, Count.BYTES_OUT))
 
     def on_client(self, events: int) -> None:
-        self.active_at = self._engine.reactor.now
+        self.active_at = self._reactor.now
         up = self.up
         if events & HANGUP:
             self._hung_up("client", up, events)
@@ -56,7 +58,7 @@ class Relay:
             self.down.pump()
 
     def on_server(self, events: int) -> None:
-        self.active_at = self._engine.reactor.now
+        self.active_at = self._reactor.now
         down = self.down
         if events & HANGUP:
             self._hung_up("server", down, events)
@@ -83,7 +85,14 @@ class Relay:
         self.up.rest()
         self.down.rest()
 
+    def settle(self) -> None:
+        """Bring the board's counters up to date."""
+        self.up.settle()
+        self.down.settle()
+
     def close(self) -> None:
+        """The session is over."""
+        self._relays.discard(self)
         self.up.close()
         self.down.close()
 

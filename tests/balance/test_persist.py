@@ -329,3 +329,14 @@ class TestSelect:
                 for worker in range(4)
             }
             assert len(chosen) == 1
+
+
+def test_bindings_with_open_sessions_are_told_again_at_half_their_time() -> None:
+    table = Table(100.0, 10)
+    for key in ("a", "b"):
+        table.bind(key, "ex1", 0.0)
+        assert table.needs_report(key, 0.0)
+    table.opened("a")
+    assert table.overdue(50.0) == []
+    assert [(e.key, e.name, e.expires_at, e.sessions) for e in table.overdue(50.1)] == [("a", "ex1", 150.1, 1)]
+    assert table.overdue(60.0) == []
