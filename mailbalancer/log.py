@@ -1,7 +1,8 @@
 """The log: one line per event, text or JSON, to stderr or syslog, from the supervisor and from every worker.
 
 Decides: what a line looks like, that a value from a stranger can never make a second line, and that a reader who does
-not read (a full pipe, a stopped journal) never stops mail: lines wait in a bounded buffer, then are dropped and counted.
+not read (a full pipe, a stopped journal) never stops mail: lines wait in a bounded buffer; then they are dropped, and
+counted.
 Refuses to know: who reads. There is no thread here, because the supervisor forks.
 """
 

@@ -481,7 +481,7 @@ class Layer7(Balanced):
         description="By default what the protocol of the port needs",
     )
     proxy_protocol: ProxyProtocol = Field(default_factory=ProxyProtocol)
-    buffer_bytes: int = Field(default=65536, ge=4096, le=16 * 1024 * 1024, description="Per direction of one session")
+    buffer_bytes: int = Field(default=65536, ge=4096, le=1024 * 1024, description="Per direction of one session")
 
 
 class TcpService(Layer7):

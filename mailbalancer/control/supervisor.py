@@ -28,6 +28,7 @@ from mailbalancer.control.certificate_watch import LOOK_EVERY_S, CertificateWatc
 from mailbalancer.control.certificates import Certificates
 from mailbalancer.control.checks.scheduler import Scheduler
 from mailbalancer.control.commands import Commands
+from mailbalancer.control.door import Desk, Door
 from mailbalancer.control.events import Events
 from mailbalancer.control.imbalance import Imbalances
 from mailbalancer.control.listeners import Listeners
@@ -69,6 +70,7 @@ class Supervisor:
         config: what was read from it for the start.
         load: reads the file; raises ConfigError with every problem.
         contexts: made before the first fork, the same that `worker_main` has.
+        door: the second way in, beside the control socket.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Supervisor:
         worker_main: WorkerMain,
         load: Callable[[Path], Config],
         contexts: ContextPool,
+        door: Door | None = None,
     ) -> None:
         self._path = path
         self._config = config
@@ -87,6 +90,7 @@ class Supervisor:
         self._log = log
         self._events = events = Events(log)
         self._board = board
+        self._door = door
         self._as_root = ""  # a warning that stands as long as we run
         self._later: list[str] = []  # settings of the file that wait for a restart
         self._ready = False
@@ -128,10 +132,14 @@ class Supervisor:
         self._assemble()
         await self._server.start()
         try:
+            if self._door is not None:
+                await self._door.start(self._desk)
             await self._until_stopped(loop.create_task(self._start()))
         finally:
             self._ready = False
             await self._shut_down()
+            if self._door is not None:
+                await self._door.stop()
             await self._server.stop()
 
     # ------------------------------------------------------------ start
@@ -149,7 +157,11 @@ class Supervisor:
         if become(user):
             self._log.info(f"running as user {user}")
         elif os.geteuid() == 0:
-            remedy = f"`adduser --system --group {DEFAULT_USER}` and a restart end that"
+            remedy = (
+                f"`adduser --system --group {DEFAULT_USER}` and a restart end that"
+                if config.user == "auto"
+                else "because the configuration says so (`user`); another user would need far less"
+            )
             self._as_root = f"mailbalancer runs as root; {remedy}"
             self._events.warning(self._as_root)
 
@@ -167,6 +179,7 @@ class Supervisor:
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
         )
         self._server = ControlServer(self._config.control_socket, self._obey, self._log)
+        self._desk = Desk(self._config, self._report, self._obey, self._events)
         self._workers.on_start = self._rollout.configure
         self._workers.on_message = self._heard
         self._workers.on_end = self._imbalances.forget_worker
@@ -179,7 +192,7 @@ class Supervisor:
         self._bindings.restore(self._saved.bindings, time.monotonic())
         self._workers.start()
         await self._rollout.apply(config)
-        self._applied(config)
+        await self._applied(config)
         self._tick()
         self._watch_certificates()
         self._save_now_and_then()
@@ -248,7 +261,7 @@ class Supervisor:
             user=before.user,
         )
         await self._rollout.apply(config)
-        self._applied(config)
+        await self._applied(config)
         self._later = later
         for warning in later:
             self._events.warning(warning)
@@ -257,7 +270,7 @@ class Supervisor:
         running = self._rollout.running
         return {"version": running.version if running else 0, "changes": told, "warnings": later}
 
-    def _applied(self, config: Config) -> None:
+    async def _applied(self, config: Config) -> None:
         if config.log != self._config.log:
             self._log.configure(config.log)
         self._config = config
@@ -266,6 +279,9 @@ class Supervisor:
         self._imbalances.follow(config)
         self._watch.follow(config, self._certificates.running)
         self._scheduler.apply(self._members.checks())
+        self._desk.config = config
+        if self._door is not None:
+            await self._door.follow(config)
 
     def _asked_to_reload(self) -> None:
         """SIGHUP. Any number of them that come while one is waiting are that one."""

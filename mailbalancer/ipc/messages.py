@@ -1,8 +1,8 @@
 """What supervisor and workers tell each other.
 
 Decides: the vocabulary. Downwards (supervisor to worker) a message is a pickled dataclass: the worker trusts the
-process that made it. Upwards it is JSON, because a worker handles bytes from strangers and the supervisor must not run anything
-that a worker could have been made to send.
+process that made it. Upwards it is JSON, because a worker handles bytes from strangers and the supervisor must not run
+anything that a worker could have been made to send.
 Refuses to know: sockets (`channel`) and what anybody does on receipt.
 """
 
@@ -102,7 +102,7 @@ class DropSessions:
 
 @dataclass(frozen=True, slots=True)
 class ListSessions:
-    """Ask for at most `limit` live sessions of a service (empty: all); the answer is a `SessionList` with this `ask`."""
+    """Ask for at most `limit` live sessions of a service (empty: all); a `SessionList` with this `ask` comes back."""
 
     ask: int
     service: str = ""

@@ -216,7 +216,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "no.yaml")
     assert caught.value.problems == [
-        f"{tmp_path}/no.yaml:1: the file cannot be read: No such file or directory; correct the path, or put the file there"
+        f"{tmp_path}/no.yaml:1: the file cannot be read: No such file or directory; "
+        "correct the path, or put the file there"
     ]
     with pytest.raises(ConfigError) as caught:
         load(tmp_path)
