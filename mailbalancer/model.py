@@ -29,7 +29,7 @@ class Mode(StrEnum):
 
 
 #: Modes this version can run. The schema knows all of them; a service in another one is refused, never ignored.
-AVAILABLE_MODES: frozenset[Mode] = frozenset({Mode.TCP, Mode.TLS, Mode.HTTP})
+AVAILABLE_MODES: frozenset[Mode] = frozenset({Mode.TCP, Mode.TLS, Mode.HTTP, Mode.L4})
 
 
 class Schedule(StrEnum):
@@ -387,11 +387,19 @@ class SourceKey:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Which address the real servers see. Without classes: whichever the kernel takes."""
+    """Which address the real servers see. Without classes: whichever the kernel takes, or the client's.
+
+    `use`: "balancer" or "client"; clients in `balancer_for` are given our address whatever it says. `probe_failed`:
+    what happens to a real server whose answers to clients are known not to come back through us:
+    "fall_back_to_balancer_address" or "take_out_of_service".
+    """
 
     classes: tuple[SourceClass, ...] = ()
     per_source_limit: int = 0  # sessions of one address at one real server; 0: no limit
     when_full: str = "spill"  # spill: next address, then the service's queue | queue: the same | refuse: never wait
+    use: str = "balancer"
+    balancer_for: tuple[IPNetwork, ...] = ()
+    probe_failed: str = "fall_back_to_balancer_address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,6 +470,40 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class PortRange:
+    """An address of a layer 4 service and its ports, `first` to `last`."""
+
+    address: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        ports = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        return f"[{self.address}]:{ports}" if ":" in self.address else f"{self.address}:{ports}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """How packets reach real servers in other networks: `vxlan`, `ipip` or `ip6ip6`."""
+
+    encapsulation: str = "vxlan"
+    allow_peers: tuple[IPNetwork, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class L4:
+    """What a service has that the kernel forwards."""
+
+    listen: tuple[PortRange, ...]
+    protocol: str = "tcp"  # tcp | udp
+    forward: Forward = Forward.TRANSPARENT
+    snat_address: str = ""  # forward snat: what the servers see; empty: the address of the interface
+    interface: str = ""  # where the addresses belong; empty: the interface in whose network they lie
+    masquerade_outbound: str = ""  # address with which the real servers' own connections leave; empty: unchanged
+    tunnel: Tunnel = Tunnel()
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """The addresses it listens on, one mode, its real servers."""
 
@@ -482,6 +524,7 @@ class Service:
     server_tls: ServerTls | None = None
     buffer_bytes: int = 65536  # per direction of one session: the most that waits in the balancer
     http: Http | None = None  # mode http
+    l4: L4 | None = None  # mode l4; `listen` is empty then: no socket of ours is there
     mail: Mail | None = None  # modes smtp, imap, pop3
     source: Source = Source()
     profile: str = ""
@@ -497,10 +540,10 @@ class Service:
 
     @property
     def pinned_to_worker(self) -> bool:
-        """Whether one client address must always land on one worker (design section 3: classic BPF).
+        """Whether one client address must always land on one worker (a classic BPF program on its sockets).
 
-        True when clients are remembered or counted by the peer's address. When a PROXY header names the client the kernel
-        cannot see the address, so the table is shared through the supervisor instead.
+        True when clients are remembered or counted by the peer's address. When a PROXY header names the client, the
+        kernel cannot see the address, so the table is shared through the supervisor instead.
         """
         counts_sources = self.mail is not None and self.mail.smtp.policy.counts_sources
         return not self._told_of_clients and (
@@ -528,10 +571,13 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """The administration address. Not served in this version; kept free of the services' addresses."""
+    """Where the page, the API and the metrics are served."""
 
     listen: Endpoint | None = None
     tokens_file: str = ""
+    certificate: str = ""  # name of the certificate; empty: plain HTTP
+    client_ca_file: str = ""  # visitors must show a certificate of one of these authorities
+    hosts: tuple[str, ...] = ()  # names under which the page may be asked for
 
 
 @dataclass(frozen=True, slots=True)

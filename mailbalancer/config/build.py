@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mailbalancer import model
 from mailbalancer.config import schema, values
 from mailbalancer.config.build_check import unreadable
-from mailbalancer.config.build_service import Available, Known, build_service, unavailable
-from mailbalancer.config.problems import Path, formatted
+from mailbalancer.config.build_l4 import overlap
+from mailbalancer.config.build_service import Available, Known, build_l4_service, build_service, unavailable
+from mailbalancer.config.problems import Path, formatted, hint
 from mailbalancer.config.report import Report
 from mailbalancer.config.validate import Checked
 from mailbalancer.tls.material import CertificateError, read_material
@@ -33,14 +34,15 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
     machines = _real_servers(document)
     known = Known(machines, frozenset(checked.dropped), frozenset(document.certificates))
     services = tuple(
-        build_service(report, name, written, profiles.get(name, ""), known)
+        _service(report, name, written, profiles.get(name, ""), known)
         for name, written in document.services.items()
-        if isinstance(written, Available) and not unavailable(written.mode)
+        if isinstance(written, Available | schema.L4Service) and not unavailable(written.mode)
     )
     _refuse_unavailable_modes(report, document)
     _refuse_nothing_to_do(report, checked)
-    admin = _admin(report, document.admin)
+    admin = _admin(report, document.admin, document.certificates)
     _refuse_shared_listeners(report, services, admin)
+    _refuse_shared_forwarding(report, services)
     _refuse_loops(report, services)
     _refuse_unequal_groups(report, services)
     certificates = _certificates(report, document)
@@ -64,6 +66,14 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
     )
     _refuse_too_many(report, config)
     return config
+
+
+def _service(
+    report: Report, name: str, written: Available | schema.L4Service, profile: str, known: Known
+) -> model.Service:
+    if isinstance(written, schema.L4Service):
+        return build_l4_service(report, name, written, profile, known)
+    return build_service(report, name, written, profile, known)
 
 
 def available_cores() -> int:
@@ -100,12 +110,24 @@ def _refuse_nothing_to_do(report: Report, checked: Checked) -> None:
         report.problem(("services",), "there is no service; name at least one under services:")
 
 
-def _admin(report: Report, written: schema.Admin) -> model.Admin:
-    if written.listen:
-        report.warning(("admin", "listen"), "kept free, but the page, the API and /metrics are not in this version")
+def _admin(report: Report, written: schema.Admin, certificates: Collection[str]) -> model.Admin:
+    listen = values.endpoint(written.listen) if written.listen else None
+    if listen and not written.certificate and not ipaddress.ip_address(listen.host).is_loopback:
+        text = "tokens cross the network readable; name a certificate, or listen on 127.0.0.1"
+        report.warning(("admin", "listen"), text)
+    if written.certificate and written.certificate not in certificates:
+        text = f"there is no certificate '{written.certificate}'{hint(written.certificate, certificates)}"
+        report.problem(("admin", "certificate"), text)
+    if written.client_ca and not written.certificate:
+        report.problem(("admin", "client_ca"), "certificates of visitors need TLS; name a certificate too")
+    elif written.client_ca and (reason := unreadable(report.file(written.client_ca), "CERTIFICATE")):
+        report.problem(("admin", "client_ca"), reason)
     return model.Admin(
-        listen=values.endpoint(written.listen) if written.listen else None,
+        listen=listen,
         tokens_file=report.file(written.tokens_file) if written.tokens_file else "",
+        certificate=written.certificate or "",
+        client_ca_file=report.file(written.client_ca) if written.client_ca else "",
+        hosts=tuple(written.hosts),
     )
 
 
@@ -120,6 +142,22 @@ def _refuse_shared_listeners(report: Report, services: Sequence[model.Service], 
             owner, where = owners.setdefault(endpoint, (f"service {service.name}", path))
             if where != path:
                 report.problem(path, f"{endpoint} already belongs to {owner} ({report.spot(where)})")
+
+
+def _refuse_shared_forwarding(report: Report, services: Sequence[model.Service]) -> None:
+    """What the kernel forwards never reaches a listener of ours, and nobody else's rules."""
+    taken = [(service, port, service.l4.protocol) for service in services if service.l4 for port in service.l4.listen]
+    taken += [
+        (service, model.PortRange(endpoint.host, endpoint.port, endpoint.port), "tcp")
+        for service in services
+        for endpoint in service.listen
+    ]
+    for service in services:
+        for at, port in enumerate(service.l4.listen if service.l4 else ()):
+            for other, theirs, protocol in taken:
+                if other is not service and service.l4 and protocol == service.l4.protocol and overlap(port, theirs):
+                    where = ("services", service.name, "listen", at)
+                    report.problem(where, f"{port} already belongs to service {other.name} ({theirs})")
 
 
 def _refuse_loops(report: Report, services: Sequence[model.Service]) -> None:
@@ -144,6 +182,8 @@ def _hits(endpoint: model.Endpoint, service: model.Service) -> bool:
     """Whether a connection to `endpoint` arrives at this service, as far as the file alone can tell."""
     if endpoint in service.listen:
         return True
+    if service.l4 and any(port.address == endpoint.host for port in service.l4.listen):
+        return True
     wildcard = model.Endpoint("::" if endpoint.is_ipv6 else "0.0.0.0", endpoint.port)
     return wildcard in service.listen and ipaddress.ip_address(endpoint.host).is_loopback
 
@@ -162,21 +202,24 @@ def _reachable(leads_to: Mapping[str, set[str]], start: str) -> set[str]:
 def _refuse_unequal_groups(report: Report, services: Sequence[model.Service]) -> None:
     """A group shares one table, so its pools must mean the same clients, real servers and times."""
     first: dict[str, model.Pool] = {}
+    kernels = {service.name: service.l4 is not None for service in services}
     for pool in (pool for service in services for pool in service.pools()):
         if pool.persist is None:
             continue
         leader = first.setdefault(pool.persist.group, pool)
         if report.has_problem(("services", pool.service)) or report.has_problem(("services", leader.service)):
             continue
-        difference = _group_difference(leader, pool)
+        difference = _group_difference(leader, pool, kernels)
         if difference:
             text = f"group '{pool.persist.group}' is shared with service {leader.service}, but {difference}"
             report.problem(("services", pool.service, "persist"), text)
 
 
-def _group_difference(leader: model.Pool, pool: model.Pool) -> str:
+def _group_difference(leader: model.Pool, pool: model.Pool, kernels: Mapping[str, bool]) -> str:
     assert leader.persist is not None
     assert pool.persist is not None
+    if kernels[leader.service] != kernels[pool.service]:
+        return "one of them is in mode l4: its clients are remembered by the kernel"
     here = {member.real_server for member in pool.members}
     there = {member.real_server for member in leader.members}
     if here != there:

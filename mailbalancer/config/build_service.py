@@ -13,12 +13,14 @@ from mailbalancer import model
 from mailbalancer.config import defaults, schema, values
 from mailbalancer.config.build_check import build_check
 from mailbalancer.config.build_http import build_http, build_http_persist, build_http_route, route_name
+from mailbalancer.config.build_l4 import build_l4, refuse_unreachable
 from mailbalancer.config.build_tls import build_client_tls, build_server_tls
 from mailbalancer.config.problems import Path, hint, quoted
 from mailbalancer.config.report import Report
 from mailbalancer.model import Mode
 
 Available = schema.TcpService | schema.TlsService | schema.HttpService
+Pooled = Available | schema.L4Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def unavailable(mode: str) -> str:
 def build_service(report: Report, name: str, written: Available, profile: str, known: Known) -> model.Service:
     """The service with every default filled in; what is wrong with it is in the report."""
     path: Path = ("services", name)
-    _refuse_unavailable_source(report, path, written.source)
+    source = build_source(report, path, written.source)
     listen = _listen(report, path, written.listen)
     send = "" if written.proxy_protocol.send == "none" else written.proxy_protocol.send
     pools = _Pools(report, name, written, listen[0].port, send, known)
@@ -77,6 +79,29 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
         client_tls=_client_tls(report, path, written, known),
         server_tls=_server_tls(report, path, written),
         http=build_http(report, path, written, profile) if isinstance(written, schema.HttpService) else None,
+        source=source,
+        profile=profile,
+        line=report.line(path),
+    )
+
+
+def build_l4_service(report: Report, name: str, written: schema.L4Service, profile: str, known: Known) -> model.Service:
+    """A service that the kernel forwards; it has no listener of ours."""
+    path: Path = ("services", name)
+    l4 = build_l4(report, path, written)
+    pool = _Pools(report, name, written, l4.listen[0].first, "", known).own()
+    if not written.real_servers and not known.is_told((*path, "real_servers")):
+        report.problem(path, "'real_servers' is missing; name at least one real server")
+    refuse_unreachable(report, path, l4, pool)
+    return model.Service(
+        name=name,
+        mode=Mode.L4,
+        listen=(),
+        pool=pool,
+        allow=_networks(written.allow),
+        deny=_networks(written.deny),
+        source=build_source(report, path, written.source),
+        l4=l4,
         profile=profile,
         line=report.line(path),
     )
@@ -94,15 +119,17 @@ def _server_tls(report: Report, path: Path, written: Available) -> model.ServerT
     return build_server_tls(report, (*path, "server_tls"), written.server_tls)
 
 
-def _refuse_unavailable_source(report: Report, path: Path, source: schema.Source) -> None:
-    asked = "classes" if source.classes is not None else source.use
+def build_source(report: Report, path: Path, written: schema.Source) -> model.Source:
+    """Which address the real servers see; what is not built yet is refused."""
+    asked = "classes" if written.classes is not None else written.use
     if asked != "balancer":
         text = f"'{asked}' is not available in this version (available: balancer)"
         report.problem((*path, "source"), text)
-        return
-    unused = sorted(source.model_fields_set - {"use", "classes"})
-    if unused:
-        report.problem((*path, "source", unused[0]), f"'{unused[0]}' is not available in this version")
+    for key in sorted(written.model_fields_set & {"per_source_limit", "when_full"}):
+        report.problem((*path, "source", key), f"'{key}' is not available in this version")
+    return model.Source(
+        use=written.use, balancer_for=_networks(written.balancer_for), probe_failed=written.probe_failed
+    )
 
 
 def _listen(report: Report, path: Path, texts: Sequence[str]) -> tuple[model.Endpoint, ...]:
@@ -124,9 +151,7 @@ def _networks(texts: Sequence[str]) -> tuple[model.IPNetwork, ...]:
 class _Pools:
     """Builds the service's own pool and those of its routes."""
 
-    def __init__(
-        self, report: Report, name: str, written: Available, listen_port: int, send: str, known: Known
-    ) -> None:
+    def __init__(self, report: Report, name: str, written: Pooled, listen_port: int, send: str, known: Known) -> None:
         self._report = report
         self._name = name
         self._path: Path = ("services", name)
@@ -143,7 +168,7 @@ class _Pools:
         return self._pool("", members, written.schedule, persist, check)
 
     def routes(self, own: model.Pool) -> tuple[model.Route, ...]:
-        assert not isinstance(self._written, schema.TcpService)
+        assert isinstance(self._written, schema.TlsService | schema.HttpService)
         routes: Sequence[schema.TlsRoute | schema.HttpRoute] = self._written.routes
         built = [self._route(at, route, own) for at, route in enumerate(routes)]
         self._refuse_twice(built)

@@ -1,0 +1,92 @@
+"""What only an `l4` service has: from what the operator wrote to the model.
+
+Decides: which combinations cannot work in any network, and why.
+Refuses to know: this machine and its network (`control` asks those), pools (`build_service`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mailbalancer import model
+from mailbalancer.config import schema, values
+from mailbalancer.config.problems import Path
+from mailbalancer.config.report import Report
+from mailbalancer.model import Forward
+
+_LOOP = "answers would come back to the balancer and be sent out again: a loop"
+
+
+def build_l4(report: Report, path: Path, written: schema.L4Service) -> model.L4:
+    """Everything of the service that is not its pool."""
+    forward = Forward(written.forward)
+    _refuse_combinations(report, path, written, forward)
+    return model.L4(
+        listen=_listen(report, path, written.listen),
+        protocol=written.protocol,
+        forward=forward,
+        snat_address=values.address(written.snat_address) if written.snat_address else "",
+        interface=written.interface or "",
+        masquerade_outbound=values.address(written.masquerade_outbound) if written.masquerade_outbound else "",
+        tunnel=model.Tunnel(
+            written.tunnel.encapsulation, tuple(values.network(text) for text in written.tunnel.allow_peers)
+        ),
+    )
+
+
+def refuse_unreachable(report: Report, path: Path, l4: model.L4, pool: model.Pool) -> None:
+    """Ports that cannot be translated, and families in which nobody answers."""
+    single = len(l4.listen) == 1 and l4.listen[0].first == l4.listen[0].last
+    for member in pool.members:
+        where = (*path, "real_servers", member.real_server)
+        if member.endpoint.port != l4.listen[0].first:
+            if l4.forward in (Forward.DSR, Forward.TUNNEL):
+                report.problem(where, f"forward: {l4.forward} cannot change the port: the server answers the client")
+            elif not single:
+                report.problem(where, "several ports cannot become one; leave the real server's port out")
+    families = {member.endpoint.is_ipv6 for member in pool.members}
+    for at, port in enumerate(l4.listen):
+        if families and (":" in port.address) not in families:
+            version = "IPv6" if ":" in port.address else "IPv4"
+            report.problem(
+                (*path, "listen", at),
+                f"{port} is {version} and no real server is: the kernel does not translate between IPv4 and IPv6; "
+                "add a real server with such an address, or use mode tcp",
+            )
+
+
+def _listen(report: Report, path: Path, texts: Sequence[str]) -> tuple[model.PortRange, ...]:
+    ranges = [model.PortRange(*values.listen_range(text)) for text in texts]
+    for at, one in enumerate(ranges):
+        for other in ranges[:at]:
+            if overlap(one, other):
+                report.problem((*path, "listen", at), f"{one} is in {other} already")
+    return tuple(ranges)
+
+
+def overlap(one: model.PortRange, other: model.PortRange) -> bool:
+    """Whether a packet could be for both."""
+    return one.address == other.address and one.first <= other.last and other.first <= one.last
+
+
+def _refuse_combinations(report: Report, path: Path, written: schema.L4Service, forward: Forward) -> None:
+    past_us = forward in (Forward.DSR, Forward.TUNNEL)
+    if written.snat_address and forward is not Forward.SNAT:
+        reason = _LOOP if past_us else "it keeps the client's address; write forward: snat to replace it"
+        report.problem((*path, "snat_address"), f"forward: {forward} has no source address of its own: {reason}")
+    if past_us and written.source.balancer_for:
+        report.problem(
+            (*path, "source", "balancer_for"), f"forward: {forward} cannot replace the source address: {_LOOP}"
+        )
+    if past_us and written.masquerade_outbound:
+        report.problem(
+            (*path, "masquerade_outbound"), f"with forward: {forward} the balancer is not the servers' gateway"
+        )
+    if written.tunnel.model_fields_set and forward is not Forward.TUNNEL:
+        report.problem((*path, "tunnel"), "is for forward: tunnel; remove it")
+    if "use" in written.source.model_fields_set:
+        report.problem((*path, "source"), "mode l4 says it with forward: transparent (the client's) or snat (ours)")
+    if written.max_sessions:
+        report.problem((*path, "max_sessions"), "the kernel forwards without counting first; limit the real servers")
+    if written.drop_after_drain:
+        report.problem((*path, "drop_after_drain"), "is for sessions that end here; flows of mode l4 go on")
