@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from mailbalancer.admin.server import AdminServer
 from mailbalancer.config.load import load
 from mailbalancer.control.supervisor import Supervisor
 from mailbalancer.ipc.board import Board
@@ -28,4 +29,4 @@ def run(config_path: Path) -> int:
     board = Board(loaded.workers, loaded.board_slots)
     contexts = ContextPool()
     worker_main = partial(worker.run, contexts=contexts)
-    return Supervisor(config_path, loaded, board, log, worker_main, load, contexts).run()
+    return Supervisor(config_path, loaded, board, log, worker_main, load, contexts, AdminServer(log)).run()

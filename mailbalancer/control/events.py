@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from mailbalancer.log import Log
@@ -26,6 +27,7 @@ class Events:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._last: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
+        self._watchers: list[Callable[[dict[str, Any]], None]] = []
 
     def info(self, text: str) -> None:
         self._log.info(text)
@@ -43,5 +45,13 @@ class Events:
         """Newest last."""
         return list(self._last)
 
+    def watch(self, told: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+        """Call `told` with every event from now on; returns those before, newest last."""
+        self._watchers.append(told)
+        return self.listed()
+
     def _remember(self, level: str, text: str) -> None:
-        self._last.append({"at": iso_utc(time.time()), "level": level, "text": text})
+        event = {"at": iso_utc(time.time()), "level": level, "text": text}
+        self._last.append(event)
+        for told in self._watchers:
+            told(event)

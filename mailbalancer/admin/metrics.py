@@ -1,0 +1,134 @@
+"""The facts of `status` in Prometheus' text format (version 0.0.4).
+
+Decides: names and labels. A label is a service, a route, a real server or a worker, never anything that a client sent,
+so the number of series is bounded by the configuration.
+Refuses to know: HTTP. PURE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from mailbalancer.admin.words import Facts
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+Sample = tuple[str, float]
+Read = Callable[[Facts], Any]
+
+
+def _of(key: str) -> Read:
+    return lambda facts: facts.get(key)
+
+
+def _connects_ok(server: Facts) -> Any:
+    return server["connect_ok"]
+
+
+def _last_check(key: str) -> Read:
+    return lambda server: server["check"] and server["check"][key]
+
+
+#: name, type, help, and where it stands; what is not in the facts of this service or real server is left out.
+_SERVICE: tuple[tuple[str, str, str, Read], ...] = (
+    ("service_sessions", "gauge", "Open sessions.", _of("sessions")),
+    ("service_sessions_started_total", "counter", "Sessions that were given a real server.", _of("total")),
+    ("service_sessions_refused_total", "counter", "Sessions refused: limits, lists, or nobody ready.", _of("refused")),
+    ("service_sessions_queued", "gauge", "Sessions that wait for a place.", _of("queued")),
+    ("service_requests_total", "counter", "HTTP requests answered.", _of("requests")),
+    ("service_long_polls", "gauge", "HTTP requests that wait for news now.", _of("long_polls")),
+    (
+        "service_largest_source_share_ratio",
+        "gauge",
+        "Share of the sessions that the largest source address carries, while it is too much.",
+        lambda service: service["imbalance"]["share"] if service["imbalance"] else 0.0,
+    ),
+)
+_SERVER: tuple[tuple[str, str, str, Read], ...] = (
+    ("real_server_up", "gauge", "Whether the checks find it up; not there while unknown.", _of("up")),
+    ("real_server_ready", "gauge", "Whether it may be given new sessions.", lambda s: s["availability"] == "ready"),
+    ("real_server_draining", "gauge", "Whether it drains.", lambda s: s["admin"] == "draining"),
+    ("real_server_disabled", "gauge", "Whether the operator disabled it.", lambda s: s["admin"] == "disabled"),
+    ("real_server_maintenance", "gauge", "Whether it says itself that it is in maintenance.", _of("maintenance")),
+    ("real_server_back_pressure", "gauge", "Whether it asks for less.", _of("back_pressure")),
+    ("real_server_ramp_ratio", "gauge", "How far its ramp has come; 1: it takes its share.",
+     lambda s: s["ramp_percent"] / 100),
+    ("real_server_weight", "gauge", "Its weight now.", _of("weight")),
+    ("real_server_sessions", "gauge", "Open sessions.", _of("sessions")),
+    ("real_server_sessions_started_total", "counter", "Sessions it was selected for.", _of("total")),
+    ("real_server_connects_total", "counter", "Connects that succeeded.", _connects_ok),
+    ("real_server_connect_errors_total", "counter", "Connects that failed.", _of("connect_failed")),
+    ("real_server_received_bytes_total", "counter", "Bytes from clients to it.", _of("bytes_in")),
+    ("real_server_sent_bytes_total", "counter", "Bytes from it to clients.", _of("bytes_out")),
+    ("real_server_moved_clients_total", "counter", "Returning clients that went elsewhere, as it was not available.",
+     _of("moved")),
+    ("real_server_retried_sessions_total", "counter", "Sessions that went to the next one after its connect failed.",
+     _of("retried")),
+    ("real_server_requests_total", "counter", "HTTP requests it answered.", _of("requests")),
+    ("real_server_connections_reused_total", "counter", "Times a connection to it went to another client.",
+     _of("reused")),
+    ("real_server_check_age_seconds", "gauge", "Time since the last check ended.", _last_check("ago_s")),
+    ("real_server_check_duration_seconds", "gauge", "How long the last check took.", _last_check("took_s")),
+    ("real_server_certificate_expiry_days", "gauge", "Days left of the certificate that the check saw.",
+     lambda s: s["check"] and s["check"]["detail"].get("cert_days")),
+)  # fmt: skip
+_WORKER: tuple[tuple[str, str, str, Read], ...] = (
+    ("worker_alive", "gauge", "Whether the process is there.", _of("alive")),
+    ("worker_sessions", "gauge", "Open sessions.", _of("sessions")),
+    ("worker_open_files", "gauge", "Open file descriptors.", _of("open_files")),
+    ("worker_paused", "gauge", "Whether it accepts nothing, for want of file descriptors.", _of("paused")),
+    ("worker_restarts_total", "counter", "Times it was replaced.", _of("restarts")),
+    ("worker_heartbeat_age_seconds", "gauge", "Time since its event loop last turned.", _of("beat_age_s")),
+)
+
+
+def exposition(report: Facts, certificates: Iterable[Facts] = ()) -> str:
+    """Everything, as Prometheus reads it."""
+    services = [(f'{{service="{_text(one["name"])}"}}', one) for one in report["services"]]
+    servers = [
+        (_server_labels(one["name"], pool["route"], server["name"]), server)
+        for one in report["services"]
+        for pool in one["pools"]
+        for server in pool["real_servers"]
+    ]
+    workers = [(f'{{worker="{one["index"]}"}}', one) for one in report["workers"]]
+    lines = list(_balancer(report))
+    for families, subjects in ((_SERVICE, services), (_SERVER, servers), (_WORKER, workers)):
+        for name, kind, text, read in families:
+            lines += _family(name, kind, text, ((labels, read(facts)) for labels, facts in subjects))
+    days = ((f'{{certificate="{_text(one["name"])}"}}', one["days_left"]) for one in certificates)
+    lines += _family("certificate_expiry_days", "gauge", "Whole days until our certificate expires.", days)
+    return "\n".join(lines) + "\n"
+
+
+def _balancer(report: Facts) -> Iterator[str]:
+    info = f'{{version="{_text(report["version"])}"}}'
+    yield from _family("build_info", "gauge", "The version that runs.", [(info, 1)])
+    yield from _family("uptime_seconds", "gauge", "Time since the start.", [("", report["uptime_s"])])
+    yield from _family(
+        "config_version", "gauge", "Number of the running configuration.", [("", report["config_version"])]
+    )
+    yield from _family("warnings", "gauge", "Warnings that stand now.", [("", len(report["warnings"]))])
+
+
+def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    known = [f"mailbalancer_{name}{labels} {_number(value)}" for labels, value in samples if value is not None]
+    if known:
+        yield f"# HELP mailbalancer_{name} {text}"
+        yield f"# TYPE mailbalancer_{name} {kind}"
+        yield from known
+
+
+def _number(value: Any) -> str:
+    if value is True or value is False:
+        return "1" if value else "0"
+    return repr(value)
+
+
+def _server_labels(service: str, route: str, server: str) -> str:
+    return f'{{service="{_text(service)}",route="{_text(route)}",real_server="{_text(server)}"}}'
+
+
+def _text(value: str) -> str:
+    return str(value).translate(_ESCAPES)

@@ -1,0 +1,54 @@
+"""The second way in, beside the control socket: what is given to whoever serves it, and what is asked of them.
+
+Decides: that a door gets facts and commands and nothing of the supervisor itself.
+Refuses to know: HTTP, pages and tokens; that is another room's, and `wiring` brings the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mailbalancer.control.events import Events
+from mailbalancer.model import Config
+
+
+@dataclass(slots=True)
+class Desk:
+    """Where a door asks.
+
+    Attributes:
+        config: what runs now.
+        report: the facts of `status`; raises MailbalancerError while starting.
+        obey: a command of the control socket and its arguments; raises MailbalancerError when refused.
+    """
+
+    config: Config
+    report: Callable[[], dict[str, Any]]
+    obey: Callable[[str, dict[str, Any]], Awaitable[Any]]
+    events: Events
+
+    def watch(self, told: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+        """Call `told` with every event from now on; returns those that are remembered, newest last."""
+        return self.events.watch(told)
+
+
+class Door(Protocol):
+    """It runs in the supervisor's event loop: it never waits otherwise than by `await`, and starts no thread."""
+
+    async def start(self, desk: Desk) -> None:
+        """Open it, before any worker exists.
+
+        Raises:
+            MailbalancerError: it cannot be opened.
+        """
+        ...
+
+    async def follow(self, config: Config) -> None:
+        """This configuration runs now. Never raises."""
+        ...
+
+    async def stop(self) -> None:
+        """Close it."""
+        ...
