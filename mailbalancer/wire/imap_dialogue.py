@@ -109,6 +109,11 @@ class Dialogue:
             hide=self._rules.hide,
         )
 
+    @property
+    def idle(self) -> bool:
+        """The server owes no answer."""
+        return not self._under_way
+
     def greeting(self, line: bytes) -> bytes:
         """The greeting to send, from the server's (`imap_greeting.Ready`)."""
         return show(line, self.showing) + b"\r\n"

@@ -86,6 +86,11 @@ class Dialogue:
             hide=self._rules.hide,
         )
 
+    @property
+    def idle(self) -> bool:
+        """The server owes no answer."""
+        return not self._verb
+
     # ------------------------------------------------------------ the client
 
     def client(self, line: bytes) -> Turn:

@@ -470,14 +470,15 @@ class MailSession(Placement):
             reset = not self._say_stopping()
         was_waiting, self.waiting = self.waiting, False
         self.about_to_end(reason)
+        line = self._line(reason) if self._engine.log.sessions else {}
         self.stage = Stage.OVER
         self.no_deadline()
         self.give_up()
         self.client.close(reset=reset)
         self._engine.sessions.discard(self)
         self.service.leaves(self)
-        if self._engine.log.sessions:
-            self._engine.log.session(**self._line(reason))
+        if line:
+            self._engine.log.session(**line)
         self.service.closed(self, waiting=was_waiting)
 
     def about_to_end(self, reason: str) -> None:
@@ -508,6 +509,10 @@ class MailSession(Placement):
             line["tried"] = ",".join(tried)
         if self.last_failure:
             line["failure"] = self.last_failure
+        for side, stream in (("client_tls", self.client), ("server_tls", self.link)):
+            facts = tls_facts(stream)
+            if facts:
+                line[side] = facts
         return line
 
     def owns(self, fd: int) -> bool:

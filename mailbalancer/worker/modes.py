@@ -15,6 +15,7 @@ from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.http_connection import HttpConnection
 from mailbalancer.worker.http_service import HttpService
 from mailbalancer.worker.mail_service import MailService
+from mailbalancer.worker.mailbox_session import ImapSession, Pop3Session
 from mailbalancer.worker.service import Service
 from mailbalancer.worker.session import Session
 from mailbalancer.worker.smtp_session import SmtpSession
@@ -50,5 +51,24 @@ def _smtp(
     return SmtpSession(engine, service, endpoint, client, address, port)
 
 
-_RUNTIMES: dict[Mode, type[Service]] = {Mode.HTTP: HttpService, Mode.SMTP: MailService}
-_HANDLERS: dict[Mode, Handler] = {Mode.HTTP: _http, Mode.SMTP: _smtp}
+def _imap(
+    engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
+) -> ImapSession:
+    assert isinstance(service, MailService)
+    return ImapSession(engine, service, endpoint, client, address, port)
+
+
+def _pop3(
+    engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
+) -> Pop3Session:
+    assert isinstance(service, MailService)
+    return Pop3Session(engine, service, endpoint, client, address, port)
+
+
+_RUNTIMES: dict[Mode, type[Service]] = {
+    Mode.HTTP: HttpService,
+    Mode.SMTP: MailService,
+    Mode.IMAP: MailService,
+    Mode.POP3: MailService,
+}
+_HANDLERS: dict[Mode, Handler] = {Mode.HTTP: _http, Mode.SMTP: _smtp, Mode.IMAP: _imap, Mode.POP3: _pop3}

@@ -27,7 +27,8 @@ BROKEN = select.EPOLLERR
 #: would tell it of an end and a break that nobody has seen.
 INPUT = select.EPOLLIN
 WRITE = select.EPOLLOUT
-_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+#: How `watch` registers a socket.
+EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 #: Events handled before the loop's timers and the control channel get their turn.
 BATCH = 256
 
@@ -53,7 +54,7 @@ class Reactor:
     def watch(self, sock: socket.socket, handler: Handler) -> None:
         """Deliver both edges of this socket to `handler` until `close`."""
         fd = sock.fileno()
-        self._epoll.register(fd, _EDGES)  # first: when the kernel refuses, nothing holds the socket
+        self._epoll.register(fd, EDGES)  # first: when the kernel refuses, nothing holds the socket
         self.handlers[fd] = handler
 
     def watch_level(self, sock: socket.socket, handler: Handler, mask: int = select.EPOLLIN) -> None:

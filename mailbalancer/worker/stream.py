@@ -19,10 +19,11 @@ import select
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from typing import Protocol
 
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.reactor import BROKEN, FAILED, READ, WRITE
+from mailbalancer.worker.reactor import BROKEN, EDGES, FAILED, READ, WRITE
 
 _READING = select.EPOLLIN | select.EPOLLRDHUP
 _RESET = struct.pack("ii", 1, 0)
@@ -231,6 +232,18 @@ class Stream:
             self.blocked = False
             self._watch(self._mask & ~WRITE)
             self.owner.writable(self)
+
+    def hand_over(self, handler: Callable[[int], None]) -> bytes:
+        """From now on `handler` has the plain socket's edges, and what is read and written is its business; `close` is
+        still ours. Returns what could not be written yet."""
+        assert self._tls is None
+        waiting = bytes(self._out)
+        self._out.clear()
+        if self._watched:
+            self._engine.reactor.rewatch(self.sock, handler, EDGES)
+        else:
+            self._engine.reactor.watch(self.sock, handler)
+        return waiting
 
     # ------------------------------------------------------------ the end
 

@@ -35,6 +35,7 @@ from mailbalancer.ipc.messages import (
     Configure,
     Configured,
     Down,
+    Front,
     Listening,
     ListSessions,
     SessionList,
@@ -44,8 +45,24 @@ from mailbalancer.ipc.messages import (
     unpack_up,
 )
 from mailbalancer.log import Log
-from mailbalancer.model import Config, Endpoint, Logging, Member, MemberKey, Mode, Pool, RealServer, Route, Service
+from mailbalancer.model import (
+    Certificate,
+    Config,
+    Endpoint,
+    Logging,
+    Member,
+    MemberKey,
+    Mode,
+    Pool,
+    RealServer,
+    Route,
+    Service,
+)
+from mailbalancer.tls.context_pool import NOWHERE
+from mailbalancer.tls.material import read_material
+from mailbalancer.tls.offer import owner_name
 from mailbalancer.worker.main import run
+from tests.support.certs import Issued
 from tests.support.servers import Server
 from tests.support.waiting import eventually
 
@@ -111,6 +128,12 @@ def service(
 def route(service_name: str, name: str, hosts: tuple[str, ...], *servers: Place, **options: Any) -> Route:
     """A route of a `tls` service with a pool of its own."""
     return Route(name, hosts, Pool(service_name, name, tuple(member(s) for s in servers), **options))
+
+
+def front(service_name: str, issued: Issued) -> Front:
+    """What a service shows its clients: this certificate."""
+    listed = Certificate("mail", str(issued.chain), str(issued.key))
+    return Front(owner_name(service_name), NOWHERE, (read_material(listed),))
 
 
 class LoneWorker:
@@ -218,16 +241,28 @@ class LoneWorker:
     # ------------------------------------------------------------ configuration
 
     def configure(
-        self, *services: Service, real_servers: tuple[RealServer, ...] = (), bindings: tuple[Binding, ...] = ()
+        self,
+        *services: Service,
+        real_servers: tuple[RealServer, ...] = (),
+        bindings: tuple[Binding, ...] = (),
+        fronts: dict[str, Front] | None = None,
     ) -> None:
-        """Apply these services and wait until the worker says that it runs them."""
-        self.send_configuration(*services, real_servers=real_servers, bindings=bindings)
+        """Apply these services and wait until the worker says that it runs them.
+
+        Args:
+            fronts: what services that speak TLS show, by service; see `front`.
+        """
+        self.send_configuration(*services, real_servers=real_servers, bindings=bindings, fronts=fronts)
         version = self.version
         answer = self.message(Configured, lambda m: m.version == version)
         assert not answer.error, answer.error
 
     def send_configuration(
-        self, *services: Service, real_servers: tuple[RealServer, ...] = (), bindings: tuple[Binding, ...] = ()
+        self,
+        *services: Service,
+        real_servers: tuple[RealServer, ...] = (),
+        bindings: tuple[Binding, ...] = (),
+        fronts: dict[str, Front] | None = None,
     ) -> None:
         """Apply these services; does not wait."""
         self.version += 1
@@ -235,7 +270,7 @@ class LoneWorker:
         self._give_slots(config)
         listening, passed, fds = self._listen(config)
         message = Configure(
-            self.version, config, dict(self.slots), dict(self.service_slots), listening, passed, bindings
+            self.version, config, dict(self.slots), dict(self.service_slots), listening, passed, bindings, fronts or {}
         )
         self.send(message, fds)
 

@@ -213,3 +213,114 @@ class SmtpServer(Server):
         connection.socket = self._tls.wrap_socket(connection.socket, server_side=True)
         conversation.secured = True
         conversation.waiting.clear()
+
+
+class LineServer(Server):
+    """What an IMAP and a POP3 server have in common: lines in, scripted answers out, TLS in between.
+
+    Attributes:
+        answers: instead of the usual answer to a command word (`GREETING` counts as one).
+        lines: every line of every connection, until the login.
+        injected: sent in clear, in the same segment as the answer to STARTTLS or STLS.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        tls: ssl.SSLContext | None = None,
+        implicit: bool = False,
+    ) -> None:
+        super().__init__(name, host, port)
+        self.answers: dict[str, bytes] = {}
+        self.lines: list[bytes] = []
+        self.injected = b""
+        self.secured: list[bool] = []
+        self._tls = tls
+        self._implicit = implicit
+
+    def greeting(self) -> bytes:
+        """What is said first."""
+        raise NotImplementedError
+
+    def answer(self, line: bytes, secured: bool) -> bytes:
+        """The usual answer to a line."""
+        raise NotImplementedError
+
+    def word(self, line: bytes) -> str:
+        """The command of a line."""
+        raise NotImplementedError
+
+    def serve(self, connection: Connection) -> None:
+        waiting = bytearray()
+        secured = False
+        if self._implicit:
+            assert self._tls is not None
+            connection.socket, secured = self._tls.wrap_socket(connection.socket, server_side=True), True
+        said = self.answers.get("GREETING", self.greeting())
+        while said not in (CLOSE, RESET):
+            connection.socket.sendall(said)
+            while (end := waiting.find(b"\r\n")) < 0:
+                data = connection.read()
+                if not data:
+                    return
+                waiting += data
+            line = bytes(waiting[:end])
+            del waiting[: end + 2]
+            self.lines.append(line)
+            word = self.word(line)
+            said = self.answers.get(word, self.answer(line, secured))
+            if word in ("STARTTLS", "STLS") and self._tls is not None and word not in self.answers:
+                connection.socket.sendall(said + self.injected)
+                connection.socket = self._tls.wrap_socket(connection.socket, server_side=True)
+                secured, said = True, b""
+            elif word in ("LOGIN", "PASS") and said != CLOSE:
+                self.secured.append(secured)
+                connection.socket.sendall(said)
+                self._echo(connection, bytes(waiting))
+                return
+        if said == RESET:
+            connection.reset()
+
+    def _echo(self, connection: Connection, first: bytes) -> None:
+        """Logged in: what comes goes back."""
+        if first:
+            connection.socket.sendall(first)
+        while data := connection.read(keep=False):
+            connection.socket.sendall(data)
+
+
+class ImapServer(LineServer):
+    """An IMAP server that echoes after LOGIN."""
+
+    def greeting(self) -> bytes:
+        starttls = " STARTTLS" if self._tls is not None and not self._implicit else ""
+        return f"* OK [CAPABILITY IMAP4rev1 ID{starttls} AUTH=PLAIN] {self.name} ready\r\n".encode()
+
+    def word(self, line: bytes) -> str:
+        return line.split(b" ")[1].upper().decode()
+
+    def answer(self, line: bytes, secured: bool) -> bytes:
+        tag, word = line.split(b" ")[0], self.word(line)
+        if word == "CAPABILITY":
+            return b"* CAPABILITY IMAP4rev1 ID AUTH=PLAIN\r\n%b OK done\r\n" % tag
+        if word == "LOGOUT":
+            return b"* BYE\r\n%b OK done\r\n" % tag
+        return b"%b OK %b\r\n" % (tag, self.name.encode())
+
+
+class Pop3Server(LineServer):
+    """A POP3 server that echoes after PASS."""
+
+    def greeting(self) -> bytes:
+        return f"+OK {self.name} ready <1.2@{self.name}>\r\n".encode()
+
+    def word(self, line: bytes) -> str:
+        return line.split(b" ")[0].upper().decode()
+
+    def answer(self, line: bytes, secured: bool) -> bytes:
+        if self.word(line) == "CAPA":
+            return b"+OK\r\nUSER\r\nSASL PLAIN\r\nUIDL\r\n.\r\n"
+        return b"+OK %b\r\n" % self.name.encode()

@@ -15,13 +15,13 @@ import pytest
 from mailbalancer.ipc.board import Availability, Count
 from mailbalancer.ipc.messages import Remark
 from mailbalancer.model import Mail, MailPolicy, Mode, ProxyProtocol, Schedule, Service, Smtp
-from tests.support.lone_worker import Door, LoneWorker, member, receive_all, reset, service
+from tests.support.lone_worker import Door, LoneWorker, member, reset, service
 from tests.support.mail_servers import CLOSE, RESET, SmtpServer
 from tests.support.servers import Recorder
+from tests.support.smtp_client import MESSAGE, Talk
 from tests.support.waiting import eventually
 
 HOST = "lb.example.test"
-MESSAGE = b"Subject: a test\r\n\r\nHello,\r\n..a dot\r\nbye\r\n"
 
 
 def smtp(
@@ -30,52 +30,6 @@ def smtp(
     """An `smtp` service named mx."""
     own = Mail(HOST, smtp=Smtp(**(smtp or {})), **(mail or {}))
     return service("mx", *servers, mode=Mode.SMTP, mail=own, **options)
-
-
-class Talk:
-    """A client that reads replies, one at a time."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._waiting = b""
-
-    def reply(self) -> bytes:
-        """The next reply, all its lines."""
-        found = b""
-        while True:
-            while b"\r\n" not in self._waiting:
-                data = self.sock.recv(65536)
-                if not data:
-                    raise EOFError(found + self._waiting)
-                self._waiting += data
-            line, _, self._waiting = self._waiting.partition(b"\r\n")
-            found += line + b"\r\n"
-            if line[3:4] != b"-":
-                return found
-
-    def say(self, line: bytes) -> bytes:
-        """A command and its reply."""
-        self.sock.sendall(line + b"\r\n")
-        return self.reply()
-
-    def send(self, message: bytes = MESSAGE, sender: bytes = b"a@example.test") -> bytes:
-        """One message; the verdict."""
-        assert self.say(b"MAIL FROM:<%b>" % sender).startswith(b"250")
-        assert self.say(b"RCPT TO:<b@example.test>").startswith(b"250")
-        assert self.say(b"DATA").startswith(b"354")
-        self.sock.sendall(message + b".\r\n")
-        return self.reply()
-
-    def begin(self) -> bytes:
-        """Greeting and EHLO; the capabilities."""
-        assert self.reply().startswith(b"220 ")
-        return self.say(b"EHLO client.test")
-
-    def end(self) -> bytes:
-        """Everything up to the end of the connection."""
-        found = self._waiting + receive_all(self.sock)
-        self._waiting = b""
-        return found
 
 
 @pytest.fixture
