@@ -6,7 +6,9 @@ understand differently is how one user's request ends up in another's answer.
 Refuses to know: bodies (`http_body`), what the fields it picks mean beyond Host, sockets, time.
 
 How: one possessive pattern validates the whole head, a second one picks only the fields somebody acts on; everything
-else is never split, and goes to the other side as the slice of bytes it came in. Nothing backtracks.
+else is never split, and goes to the other side as the slice of bytes it came in. Nothing backtracks. Clients that load
+a page, and servers that answer them, send the same fields again and again: those that came twice are remembered, byte
+for byte, with what was found in them and what callers have made of it, and only the first line is judged anew.
 
 Grammar: RFC 9112 (messages), RFC 9110 section 5 (fields), RFC 3986 (authority). Stricter than them in:
 no obs-fold, no bare LF or CR, no control byte or NUL, no space around a field name, HTTP/1.0 and 1.1 only, request
@@ -17,9 +19,9 @@ Looser in nothing; one empty line before a request is skipped (RFC 9112 section 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 #: Any field value, surrounding blanks included: visible ASCII, blank, tab, and obs-text (RFC 9110 section 5.5).
@@ -44,6 +46,9 @@ _LABEL: Final = rb"[0-9A-Za-z_-]++"
 _NAME: Final = rb"%b(?:\.%b)*+\.?|\[[0-9A-Fa-f:.]{2,45}\]" % (_LABEL, _LABEL)
 _PORT: Final = rb"[0-9]{1,5}"
 AUTHORITY: Final = re.compile(rb"(%b)(?::(%b))?" % (_NAME, _PORT))
+#: First lines whose meaning does not depend on the fields, nor theirs on it.
+_PLAIN_REQUEST_LINE: Final = re.compile(rb"(%b++) (/[\x21\x22\x24-\x7e]*+) HTTP/1\.1" % _TOKEN)
+_PLAIN_RESPONSE_LINE: Final = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2})(?: (%b))?" % _VALUE)
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]*+)([/?].*)?", re.IGNORECASE)
 
 # A server that hands its fields on as CGI variables reads Content_Length as Content-Length. So the names that frame a
@@ -93,6 +98,70 @@ _MAX_METHOD_BYTES: Final = 64
 
 Picked = tuple[bytes, int, int]
 
+#: Fields that are remembered: this many, each of at most so many bytes, when they have come twice.
+_REMEMBERED: Final = 256
+_LONGEST_REMEMBERED: Final = 4096
+_SEEN_ONCE: Final = 4096
+_MADE_AT_MOST: Final = 16
+
+
+class Fields:
+    """The fields of a head, for all heads that have the same, byte for byte.
+
+    Attributes:
+        values, picked, authority, host: as in the head; `picked` for a first line of `line_end` bytes.
+    """
+
+    __slots__ = ("_made", "authority", "host", "line_end", "picked", "values")
+
+    def __init__(
+        self, values: dict[bytes, list[bytes]], picked: list[Picked], line_end: int, authority: bytes, host: str
+    ) -> None:
+        self.values = values
+        self.picked = picked
+        self.line_end = line_end
+        self.authority = authority
+        self.host = host
+        self._made: dict[Hashable, Any] = {}
+
+    def picked_after(self, line_end: int) -> list[Picked]:
+        """Where they are behind another first line."""
+        by = line_end - self.line_end
+        return [(name, start + by, end + by) for name, start, end in self.picked] if by else self.picked
+
+    def made(self, key: Hashable) -> Any:
+        """What a caller has kept under this key; None: nothing."""
+        return self._made.get(key)
+
+    def keep(self, key: Hashable, made: Any) -> None:
+        """Keep what follows from these fields and `key` alone."""
+        if len(self._made) >= _MADE_AT_MOST:
+            self._made.clear()
+        self._made[key] = made
+
+
+class _Memory:
+    """The fields that a reader has seen more than once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Fields] = {}
+        self._once: set[int] = set()
+        self.get = self._known.get
+
+    def came(self, block: bytes, fields: Fields) -> Fields | None:
+        """These came; the second time they are remembered and handed back."""
+        if len(block) > _LONGEST_REMEMBERED:
+            return None
+        if hash(block) not in self._once:
+            if len(self._once) >= _SEEN_ONCE:
+                self._once.clear()
+            self._once.add(hash(block))
+            return None
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[block] = fields
+        return fields
+
 
 @dataclass(slots=True)
 class Head:
@@ -104,6 +173,7 @@ class Head:
         minor: 0 or 1, of HTTP/1.x.
         values: lower-case name to the values, blanks stripped, one per field line; only picked names.
         picked: name, start and end in `raw` (with CRLF) of every picked field line, in order.
+        fields: the same for other heads with these fields, after a plain first line of HTTP/1.1; None: not remembered.
     """
 
     raw: bytes
@@ -111,6 +181,7 @@ class Head:
     minor: int
     values: dict[bytes, list[bytes]]
     picked: list[Picked]
+    fields: Fields | None = field(compare=False, repr=False)
 
     def rewritten(self, removed: Collection[bytes], added: bytes = b"") -> bytes:
         """The head without the picked fields in `removed`, and with the complete field lines `added` at its end."""
@@ -172,6 +243,7 @@ class RequestReader:
     def __init__(self, extra: Iterable[str] = (), limits: Limits = Limits()) -> None:
         self._pick = _picker((*REQUEST_NAMES, *extra))
         self._limits = limits
+        self._memory = _Memory()
 
     def read(self, data: bytes | bytearray, seen: int = 0) -> RequestHead | None:
         """The request head at the start of `data`; None when more bytes are needed.
@@ -189,6 +261,18 @@ class RequestReader:
             self._judge_unfinished(data, blank, seen)
             return None
         raw = bytes(data[blank : end + 4])
+        line_end = raw.index(b"\r\n")
+        block = raw[line_end:]
+        fields = self._memory.get(block)
+        plain = _PLAIN_REQUEST_LINE.fullmatch(raw, 0, line_end)
+        if fields is not None and plain is not None:
+            method, target = plain.groups()
+            if len(target) <= self._limits.target_bytes and len(method) <= _MAX_METHOD_BYTES and method != b"CONNECT":
+                picked = fields.picked_after(line_end)
+                authority, host = fields.authority, fields.host
+                return RequestHead(
+                    raw, end + 4, 1, fields.values, picked, fields, method, target, authority, host, target
+                )
         match = _REQUEST.fullmatch(raw)
         if match is None or raw.count(b"\r\n") > self._limits.fields + 2:
             raise self._refusal(raw)
@@ -197,9 +281,10 @@ class RequestReader:
             raise self._refusal(raw)
         values, picked = _pick_fields(self._pick, raw, 400)
         authority, path = _address(method, target, minor, values.get(b"host"))
-        return RequestHead(
-            raw, end + 4, minor[0] & 1, values, picked, method, target, authority, _host_name(authority), path
-        )
+        host = _host_name(authority)
+        plain_fields = plain is not None and method != b"CONNECT"
+        fields = self._memory.came(block, Fields(values, picked, line_end, authority, host)) if plain_fields else None
+        return RequestHead(raw, end + 4, minor[0] & 1, values, picked, fields, method, target, authority, host, path)
 
     def _judge_unfinished(self, data: bytes | bytearray, blank: int, seen: int) -> None:
         """Judge a head whose end is not there, or lies beyond the limit."""
@@ -244,6 +329,7 @@ class ResponseReader:
     def __init__(self, extra: Iterable[str] = (), limits: Limits = Limits()) -> None:
         self._pick = _picker((*RESPONSE_NAMES, *extra))
         self._limits = limits
+        self._memory = _Memory()
 
     def read(self, data: bytes | bytearray, seen: int = 0) -> ResponseHead | None:
         """The response head at the start of `data`; None when more bytes are needed. See `RequestReader.read`."""
@@ -252,6 +338,13 @@ class ResponseReader:
             self._judge_unfinished(data, seen)
             return None
         raw = bytes(data[: end + 4])
+        line_end = raw.index(b"\r\n")
+        block = raw[line_end:]
+        fields = self._memory.get(block)
+        plain = _PLAIN_RESPONSE_LINE.fullmatch(raw, 0, line_end)
+        if fields is not None and plain is not None:
+            picked = fields.picked_after(line_end)
+            return ResponseHead(raw, end + 4, 1, fields.values, picked, fields, int(plain[1]), plain[2] or b"")
         match = _RESPONSE.fullmatch(raw)
         if match is None:
             raise BadMessage(502, f"the server's response: {_field_words(raw)}")
@@ -259,7 +352,8 @@ class ResponseReader:
             raise BadMessage(502, f"the server's response has more than {self._limits.fields} header fields")
         minor, status, reason = match.groups()
         values, picked = _pick_fields(self._pick, raw, 502)
-        return ResponseHead(raw, end + 4, minor[0] & 1, values, picked, int(status), reason or b"")
+        fields = self._memory.came(block, Fields(values, picked, line_end, b"", "")) if plain is not None else None
+        return ResponseHead(raw, end + 4, minor[0] & 1, values, picked, fields, int(status), reason or b"")
 
     def _judge_unfinished(self, data: bytes | bytearray, seen: int) -> None:
         limit = self._limits.head_bytes

@@ -52,6 +52,7 @@ UNFINISHED_S: Final = 30.0
 AFTER_CLIENT_CLOSED_S: Final = 60.0
 #: How often the rate of a body is looked at.
 RATE_WINDOW_S: Final = 10.0
+_JUDGED: Final = "judged"
 _LONGEST_NAME: Final = 255
 _READY: Final = int(Availability.READY)
 _numbers = itertools.count(1)
@@ -247,8 +248,13 @@ class HttpConnection:
             if head is None:
                 self._await_head()
                 return False
-            framing = request_framing(head)
-            connection = read_connection(head)
+            fields = head.fields
+            judged = fields.made(_JUDGED) if fields is not None else None
+            if judged is None:
+                judged = request_framing(head), read_connection(head), ties_request(head)
+                if fields is not None:
+                    fields.keep(_JUDGED, judged)
+            framing, connection, ties = judged
             route = service.routes.find(head.host, head.path)
         except BadMessage as bad:
             self._refuse(bad.status, str(bad))
@@ -269,14 +275,15 @@ class HttpConnection:
         self.bytes_in, self.bytes_out = len(head.raw), 0
         self._closes = not connection.persistent
         self._engine.ints[service.requests_cell] += 1
-        fields = self._identify(head)
+        self.tied = self.tied or ties
+        identity = self._identify(head)
         refusal = 503 if service.retired else self._refusal(route, now)
         if refusal:
             self._refuse(refusal, "")
             return False
         if route.redirect is not None or route.respond is not None or not route.pool.targets:
             return self._answer_by_rule(route, head, framing)
-        self._ask(route, head, framing, connection, fields)
+        self._ask(route, head, framing, connection, identity)
         return True
 
     def _await_head(self) -> None:
@@ -367,14 +374,14 @@ class HttpConnection:
 
     # ------------------------------------------------------------ asking a server
 
-    def _ask(self, route: Route, head: RequestHead, framing: Framing, connection: Connection, fields: bytes) -> None:
+    def _ask(self, route: Route, head: RequestHead, framing: Framing, connection: Connection, identity: bytes) -> None:
         """Find the server, and send what is there of the request."""
         service = self.service
-        values = head.values
-        if not self.tied and (b"authorization" in values or b"proxy-authorization" in values):
-            self.tied = ties_request(head)
-        self._returning = route.recognise(self.source, head.host, head.path, values) if route.finders else STRANGER
-        self._out = self._rewritten(route, head, connection, fields)
+        if route.finders:
+            self._returning = route.recognise(self.source, head.host, head.path, head.values)
+        else:
+            self._returning = STRANGER
+        self._out = self._rewritten(route, head, connection, identity)
         self._body = None
         if framing.kind is not Kind.NONE and not self._begin_body(framing):
             return
@@ -400,10 +407,23 @@ class HttpConnection:
             return False
         return link.is_quiet()
 
-    def _rewritten(self, route: Route, head: RequestHead, connection: Connection, fields: bytes) -> bytes:
-        """The head for the server: hop-by-hop fields and claims about the client out, what we know about it in."""
+    def _rewritten(self, route: Route, head: RequestHead, connection: Connection, identity: bytes) -> bytes:
+        """The head for the server; of fields that come again and again only the first line is written anew."""
+        fields = head.fields
+        if fields is None:
+            return self._rewrite(route, head, connection, identity)
+        key = (route, identity)
+        rest = fields.made(key)
+        if rest is None:
+            raw = self._rewrite(route, head, connection, identity)
+            rest = raw[raw.index(b"\r\n") :]
+            fields.keep(key, rest)
+        return b"%b %b HTTP/1.1%b" % (head.method, head.target, rest)
+
+    def _rewrite(self, route: Route, head: RequestHead, connection: Connection, identity: bytes) -> bytes:
+        """Hop-by-hop fields and claims about the client out, what we know about it in."""
         drop = route.request_drop
-        added = fields + route.request_fields
+        added = identity + route.request_fields
         if route.prefixes and b"cookie" in head.values:
             cookies = route.unmarked(head.values[b"cookie"])
             if cookies is not None:
@@ -565,7 +585,15 @@ class HttpConnection:
             added += b"Connection: keep-alive\r\n"
         if framing.kind is Kind.CHUNKED and self.is_http_1_0:
             drop = drop | {b"transfer-encoding"}
-        return _as_http_1_1(head, head.without(cuts(head, connection, drop), added))
+        fields = head.fields
+        if fields is None:
+            return _as_http_1_1(head, head.without(cuts(head, connection, drop), added))
+        rest = fields.made((added, drop))
+        if rest is None:
+            raw = head.without(cuts(head, connection, drop), added)
+            rest = raw[raw.index(b"\r\n") :]
+            fields.keep((added, drop), rest)
+        return b"HTTP/1.1 %d %b%b" % (head.status, head.reason, rest)
 
     def _server_cookies(
         self, route: Route, link: ServerLink, head: ResponseHead, drop: frozenset[bytes], added: bytes

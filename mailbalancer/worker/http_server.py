@@ -298,9 +298,19 @@ class ServerLink(Placement):
 
     def _begin_answer(self, client: HttpConnection, head: ResponseHead, rest: bytes | bytearray) -> bool:
         """Pass a head on, with what is there of its body. True: it is the last one."""
-        framing = response_framing(head, client.method, client.upgrading)
-        connection = read_connection(head, 502)
-        self.tied = self.tied or ties_response(head)
+        fields = head.fields
+        key = (head.status, client.method, client.upgrading)
+        judged = fields.made(key) if fields is not None else None
+        if judged is None:
+            judged = (
+                response_framing(head, client.method, client.upgrading),
+                read_connection(head, 502),
+                ties_response(head),
+            )
+            if fields is not None:
+                fields.keep(key, judged)
+        framing, connection, ties = judged
+        self.tied = self.tied or ties
         if framing.kind is Kind.NONE and head.status < 200:
             self._waiting = rest
             client.pass_interim(head, connection)
