@@ -26,22 +26,27 @@ from mailbalancer.model import Endpoint
 from mailbalancer.tls.offer import ClientSocket
 from mailbalancer.wire.auth_taint import ties_request
 from mailbalancer.wire.forwarded import (
-    Identity,
-    forwarded_field,
     identify,
     plain_address,
     seen_here,
-    x_forwarded_fields,
 )
-from mailbalancer.wire.hop_by_hop import Connection, cuts, read_connection, upgrade_fields
+from mailbalancer.wire.hop_by_hop import Connection, cuts, read_connection
 from mailbalancer.wire.http_answer import answer, redirect
 from mailbalancer.wire.http_body import Body, Framing, Kind, Piece, open_body, request_framing
 from mailbalancer.wire.http_head import BadMessage, RequestHead, ResponseHead
 from mailbalancer.wire.http_long_poll import Wait, classify, in_body
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.http_log import Value, request_facts
+from mailbalancer.worker.http_rewrite import (
+    Manner,
+    answer_head,
+    as_http_1_1,
+    identity_fields,
+    plain_host,
+    request_head,
+)
 from mailbalancer.worker.http_server import ServerLink
-from mailbalancer.worker.http_service import SEPARATOR, STRANGER, HttpService, Route
+from mailbalancer.worker.http_service import STRANGER, HttpService, Route
 from mailbalancer.worker.stream import NOTHING, Stream
 
 #: Our last word has been said: how long a client may go on sending before the connection is closed under it.
@@ -83,6 +88,8 @@ class HttpConnection:
         expects_answer: a request was sent, and its answer is not complete.
         has_answer: the head of the final answer was passed on.
         in_tunnel: HTTP is over; bytes flow both ways.
+        method, upgrading, is_http_1_0: of the request at hand: whether it asks for another protocol, and whether its
+            client cannot read chunks.
     """
 
     __slots__ = (
@@ -100,6 +107,7 @@ class HttpConnection:
         "_head_at",
         "_identity",
         "_in",
+        "_listening",
         "_out",
         "_poll_cell",
         "_rate_at",
@@ -118,7 +126,9 @@ class HttpConnection:
         "has_answer",
         "head",
         "in_tunnel",
+        "is_http_1_0",
         "link",
+        "method",
         "number",
         "peer",
         "port",
@@ -129,6 +139,7 @@ class HttpConnection:
         "started_at",
         "status",
         "tied",
+        "upgrading",
         "wait",
     )
 
@@ -139,6 +150,7 @@ class HttpConnection:
         self._engine = engine
         self.service = service
         self.endpoint = endpoint
+        self._listening = str(endpoint).encode()
         self.number = next(_numbers)
         self.peer = self.source = plain_address(address)
         self.port = port
@@ -161,6 +173,8 @@ class HttpConnection:
         self._head_at = self._active_at = self.started_at = now
         self._asked_at = self._sent_at = self._first_at = 0.0
         self.link: ServerLink | None = None
+        self.method = b""
+        self.is_http_1_0 = self.upgrading = False
         self.tied = self.expects_answer = self.has_answer = self.in_tunnel = False
         self.wait = Wait.NOT
         self.status = self.requests = self.bytes_in = self.bytes_out = 0
@@ -270,6 +284,8 @@ class HttpConnection:
         self.head, self._connection, self._route = head, connection, route
         self._asked_at = now
         self._sent_at = self._first_at = 0.0
+        self.method, self.is_http_1_0 = head.method, head.minor == 0
+        self.upgrading = bool(connection.upgrade)
         self.requests += 1
         self.status = self._body_bytes = 0
         self.bytes_in, self.bytes_out = len(head.raw), 0
@@ -305,7 +321,7 @@ class HttpConnection:
             identity = identify(head, self.service.trusted, identity, form)
             self.source = identity.client
         self._authority = head.authority
-        self._identity = _identity_fields(identity, self.service.http.forwarded)
+        self._identity = identity_fields(identity, self.service.http.forwarded)
         return self._identity
 
     def _refusal(self, route: Route, now: float) -> int:
@@ -330,7 +346,7 @@ class HttpConnection:
         without_body = head.method == b"HEAD"
         if route.redirect is not None:
             to = route.redirect.to.encode("latin-1")
-            to = to.replace(b"{host}", _plain_host(head.authority)).replace(b"{path}", head.path)
+            to = to.replace(b"{host}", plain_host(head.authority)).replace(b"{path}", head.path)
             self.status = route.redirect.status
             data = redirect(self.status, to, fields=route.own_fields, close=closes)
         elif route.respond is not None:
@@ -381,7 +397,7 @@ class HttpConnection:
             self._returning = route.recognise(self.source, head.host, head.path, head.values)
         else:
             self._returning = STRANGER
-        self._out = self._rewritten(route, head, connection, identity)
+        self._out = request_head(route, head, connection, identity, self._listening)
         self._body = None
         if framing.kind is not Kind.NONE and not self._begin_body(framing):
             return
@@ -406,38 +422,6 @@ class HttpConnection:
         if self.service.config.proxy_protocol.send and link.address != self.source:
             return False
         return link.is_quiet()
-
-    def _rewritten(self, route: Route, head: RequestHead, connection: Connection, identity: bytes) -> bytes:
-        """The head for the server; of fields that come again and again only the first line is written anew."""
-        fields = head.fields
-        if fields is None:
-            return self._rewrite(route, head, connection, identity)
-        key = (route, identity)
-        rest = fields.made(key)
-        if rest is None:
-            raw = self._rewrite(route, head, connection, identity)
-            rest = raw[raw.index(b"\r\n") :]
-            fields.keep(key, rest)
-        return b"%b %b HTTP/1.1%b" % (head.method, head.target, rest)
-
-    def _rewrite(self, route: Route, head: RequestHead, connection: Connection, identity: bytes) -> bytes:
-        """Hop-by-hop fields and claims about the client out, what we know about it in."""
-        drop = route.request_drop
-        added = identity + route.request_fields
-        if route.prefixes and b"cookie" in head.values:
-            cookies = route.unmarked(head.values[b"cookie"])
-            if cookies is not None:
-                drop = drop | {b"cookie"}
-                added += cookies
-        if connection.upgrade:
-            added += upgrade_fields(connection)
-        if head.minor == 0 and b"host" not in head.values:
-            added += b"Host: %b\r\n" % (head.authority or str(self.endpoint).encode())
-        raw = head.without(cuts(head, connection, drop), added)
-        if head.minor == 1 and head.target is head.path:
-            return raw
-        target = head.path or head.target  # CONNECT has no path
-        return b"%b %b HTTP/1.1%b" % (head.method, target, raw[raw.index(b"\r\n") :])
 
     def _begin_body(self, framing: Framing) -> bool:
         """What is there of the body goes with the head. False: it is refused, and nothing of it was sent."""
@@ -526,25 +510,10 @@ class HttpConnection:
 
     # ------------------------------------------------------------ the server's answer
 
-    @property
-    def method(self) -> bytes:
-        assert self.head is not None
-        return self.head.method
-
-    @property
-    def upgrading(self) -> bool:
-        """Whether the request at hand asked for another protocol."""
-        return self._connection is not None and bool(self._connection.upgrade)
-
-    @property
-    def is_http_1_0(self) -> bool:
-        """Whether the client cannot read chunks."""
-        return self.head is not None and self.head.minor == 0
-
     def pass_interim(self, head: ResponseHead, connection: Connection) -> None:
         """A 1xx: it tells something and answers nothing. Clients of HTTP/1.0 have never heard of it."""
         if not self.is_http_1_0:
-            self._write(_as_http_1_1(head, head.without(cuts(head, connection))))
+            self._write(as_http_1_1(head, head.without(cuts(head, connection))))
 
     def pass_head(self, head: ResponseHead, framing: Framing, connection: Connection, pieces: list[Piece]) -> None:
         """The final head, with the beginning of the body."""
@@ -563,56 +532,15 @@ class HttpConnection:
             self._open_tunnel()
         else:
             self._closes = self._closes or framing.kind is Kind.UNTIL_CLOSE or self._leaves(link, head.status)
-        raw = self._answer_head(route, link, head, framing, connection)
-        self._write(b"".join((raw, *pieces)) if pieces else raw)
-
-    def _answer_head(
-        self, route: Route, link: ServerLink, head: ResponseHead, framing: Framing, connection: Connection
-    ) -> bytes:
-        """The head for the client."""
-        added, drop = route.response_fields, route.response_drop
-        if self._returning.sets_cookie and not route.prefixes and framing.kind is not Kind.TUNNEL:
-            assert link.target is not None
-            if self._returning.server != link.target.name:
-                added += route.set_cookie(link.target.name)
-        if b"set-cookie" in head.values and (route.prefixes or route.learns):
-            drop, added = self._server_cookies(route, link, head, drop, added)
-        if framing.kind is Kind.TUNNEL:
-            added += upgrade_fields(connection)
-        elif self._closes:
-            added += b"Connection: close\r\n"
-        elif self.is_http_1_0:
-            added += b"Connection: keep-alive\r\n"
-        if framing.kind is Kind.CHUNKED and self.is_http_1_0:
-            drop = drop | {b"transfer-encoding"}
-        fields = head.fields
-        if fields is None:
-            return _as_http_1_1(head, head.without(cuts(head, connection, drop), added))
-        rest = fields.made((added, drop))
-        if rest is None:
-            raw = head.without(cuts(head, connection, drop), added)
-            rest = raw[raw.index(b"\r\n") :]
-            fields.keep((added, drop), rest)
-        return b"HTTP/1.1 %d %b%b" % (head.status, head.reason, rest)
-
-    def _server_cookies(
-        self, route: Route, link: ServerLink, head: ResponseHead, drop: frozenset[bytes], added: bytes
-    ) -> tuple[frozenset[bytes], bytes]:
-        """The server's own cookie: remembered, or marked with the server's sealed name."""
         assert link.target is not None
-        name = (route.learns or route.cookie) + b"="
-        lines = b""
-        for value in head.values[b"set-cookie"]:
-            if value.startswith(name):
-                own = value[len(name) :].partition(b";")[0]
-                if route.learns:
-                    self.service.learn_cookie(route, own, link.target.name)
-                elif own:
-                    value = name + route.mark(link.target.name) + SEPARATOR + value[len(name) :]
-            lines += b"Set-Cookie: %b\r\n" % value
-        if not route.prefixes:
-            return drop, added
-        return drop | {b"set-cookie"}, added + lines
+        server, cookie = link.target.name, b""
+        returning = self._returning
+        if returning.sets_cookie and returning.server != server and not (route.prefixes or self.in_tunnel):
+            cookie = route.set_cookie(server)
+        old = self.is_http_1_0
+        manner = Manner(self._closes, self.in_tunnel, old and framing.kind is Kind.CHUNKED, old)
+        raw = answer_head(self.service, route, server, head, connection, manner, cookie)
+        self._write(b"".join((raw, *pieces)) if pieces else raw)
 
     def _leaves(self, link: ServerLink, status: int) -> bool:
         """Whether the connection should end after this answer: its server drains, or this worker stops. Not in the
@@ -1026,28 +954,6 @@ class HttpConnection:
         if self.endpoint.host not in ("0.0.0.0", "::"):
             return self.endpoint
         return Endpoint(*self._client.sock.getsockname()[:2])
-
-
-def _identity_fields(identity: Identity, style: str) -> bytes:
-    """The lines that tell a server who its client is."""
-    match style:
-        case "x_forwarded":
-            return x_forwarded_fields(identity)
-        case "forwarded":
-            return forwarded_field(identity)
-        case "both":
-            return x_forwarded_fields(identity) + forwarded_field(identity)
-    return b""
-
-
-def _as_http_1_1(head: ResponseHead, raw: bytes) -> bytes:
-    """Our own version stands in every answer, whichever the server has (RFC 9110 section 2.5)."""
-    return raw if head.minor else b"HTTP/1.1" + raw[len(b"HTTP/1.0") :]
-
-
-def _plain_host(authority: bytes) -> bytes:
-    """The host of an authority, without port."""
-    return authority.rpartition(b":")[0] if authority.rpartition(b"]")[2].count(b":") else authority
 
 
 def _tls_words(error: OSError) -> str:

@@ -1,0 +1,150 @@
+"""Heads on their way through: what each side is told of the other.
+
+Decides: the bytes of the head that a server gets and of the one that a client gets, from the head that came, the route
+it takes and what is known of the client.
+Refuses to know: sockets, and what happens next.
+
+Fields that come again and again (`wire.http_head.Fields`) are rewritten once for each route and client.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from mailbalancer.wire.forwarded import Identity, forwarded_field, x_forwarded_fields
+from mailbalancer.wire.hop_by_hop import Connection, cuts, upgrade_fields
+from mailbalancer.wire.http_head import RequestHead, ResponseHead
+from mailbalancer.worker.http_service import SEPARATOR, HttpService, Route
+
+_END_OF_LINE: Final = b"\r\n"
+
+
+def request_head(route: Route, head: RequestHead, connection: Connection, identity: bytes, listening: bytes) -> bytes:
+    """The head for the server: hop-by-hop fields and claims about the client out, what we know about it in.
+
+    Args:
+        identity: the lines that tell who the client is.
+        listening: our address, for a client of HTTP/1.0 that names no host.
+    """
+    fields = head.fields
+    if fields is None:
+        rest = _request_fields(route, head, connection, identity, listening)
+        return b"%b %b HTTP/1.1%b" % (head.method, head.path or head.target, rest)  # CONNECT has no path
+    key = (route, identity)
+    known: bytes | None = fields.made(key)
+    if known is None:
+        known = _request_fields(route, head, connection, identity, listening)
+        fields.keep(key, known)
+    return b"%b %b HTTP/1.1%b" % (head.method, head.target, known)
+
+
+def _request_fields(
+    route: Route, head: RequestHead, connection: Connection, identity: bytes, listening: bytes
+) -> bytes:
+    drop = route.request_drop
+    added = identity + route.request_fields
+    if route.prefixes and b"cookie" in head.values:
+        cookies = route.unmarked(head.values[b"cookie"])
+        if cookies is not None:
+            drop = drop | {b"cookie"}
+            added += cookies
+    if connection.upgrade:
+        added += upgrade_fields(connection)
+    if head.minor == 0 and b"host" not in head.values:
+        added += b"Host: %b\r\n" % (head.authority or listening)
+    raw = head.without(cuts(head, connection, drop), added)
+    return raw[raw.index(_END_OF_LINE) :]
+
+
+class Manner(NamedTuple):
+    """How an answer is handed on.
+
+    Attributes:
+        closes: the client's connection ends after it.
+        switches: it is the agreement to another protocol.
+        unchunks: the client knows no chunks.
+        keeps_alive: the client must be told that the connection goes on (HTTP/1.0).
+    """
+
+    closes: bool
+    switches: bool
+    unchunks: bool
+    keeps_alive: bool
+
+
+def answer_head(
+    service: HttpService,
+    route: Route,
+    server: str,
+    head: ResponseHead,
+    connection: Connection,
+    manner: Manner,
+    cookie: bytes,
+) -> bytes:
+    """The head for the client.
+
+    Args:
+        server: name of the real server that answers.
+        cookie: a cookie of ours to be set, as a field line; empty: none.
+    """
+    added, drop = route.response_fields + cookie, route.response_drop
+    if b"set-cookie" in head.values and (route.prefixes or route.learns):
+        drop, added = _server_cookies(service, route, server, head, drop, added)
+    if manner.switches:
+        added += upgrade_fields(connection)
+    elif manner.closes:
+        added += b"Connection: close\r\n"
+    elif manner.keeps_alive:
+        added += b"Connection: keep-alive\r\n"
+    if manner.unchunks:
+        drop = drop | {b"transfer-encoding"}
+    fields = head.fields
+    if fields is None:
+        return as_http_1_1(head, head.without(cuts(head, connection, drop), added))
+    rest: bytes | None = fields.made((added, drop))
+    if rest is None:
+        raw = head.without(cuts(head, connection, drop), added)
+        rest = raw[raw.index(_END_OF_LINE) :]
+        fields.keep((added, drop), rest)
+    return b"HTTP/1.1 %d %b%b" % (head.status, head.reason, rest)
+
+
+def _server_cookies(
+    service: HttpService, route: Route, server: str, head: ResponseHead, drop: frozenset[bytes], added: bytes
+) -> tuple[frozenset[bytes], bytes]:
+    """The server's own cookie: remembered, or marked with the server's sealed name."""
+    name = (route.learns or route.cookie) + b"="
+    lines = b""
+    for value in head.values[b"set-cookie"]:
+        if value.startswith(name):
+            own = value[len(name) :].partition(b";")[0]
+            if route.learns:
+                service.learn_cookie(route, own, server)
+            elif own:
+                value = name + route.mark(server) + SEPARATOR + value[len(name) :]
+        lines += b"Set-Cookie: %b\r\n" % value
+    if not route.prefixes:
+        return drop, added
+    return drop | {b"set-cookie"}, added + lines
+
+
+def identity_fields(identity: Identity, style: str) -> bytes:
+    """The lines that tell a server who its client is."""
+    match style:
+        case "x_forwarded":
+            return x_forwarded_fields(identity)
+        case "forwarded":
+            return forwarded_field(identity)
+        case "both":
+            return x_forwarded_fields(identity) + forwarded_field(identity)
+    return b""
+
+
+def as_http_1_1(head: ResponseHead, raw: bytes) -> bytes:
+    """Our own version stands in every answer, whichever the server has (RFC 9110 section 2.5)."""
+    return raw if head.minor else b"HTTP/1.1" + raw[len(b"HTTP/1.0") :]
+
+
+def plain_host(authority: bytes) -> bytes:
+    """The host of an authority, without port."""
+    return authority.rpartition(b":")[0] if authority.rpartition(b"]")[2].count(b":") else authority
