@@ -29,7 +29,7 @@ class Mode(StrEnum):
 
 
 #: Modes this version can run. The schema knows all of them; a service in another one is refused, never ignored.
-AVAILABLE_MODES: frozenset[Mode] = frozenset({Mode.TCP, Mode.TLS, Mode.HTTP, Mode.L4})
+AVAILABLE_MODES: frozenset[Mode] = frozenset({Mode.TCP, Mode.TLS, Mode.HTTP, Mode.SMTP, Mode.IMAP, Mode.POP3, Mode.L4})
 
 
 class Schedule(StrEnum):
@@ -529,6 +529,16 @@ class Service:
     source: Source = Source()
     profile: str = ""
     line: int = 0
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where clients find it, as text: its listeners, or the addresses that the kernel forwards for it."""
+        return tuple(map(str, self.l4.listen if self.l4 else self.listen))
+
+    @property
+    def doors(self) -> tuple[Endpoint, ...]:
+        """Addresses to try it at: its listeners, or the first port of each range that the kernel forwards."""
+        return tuple(Endpoint(port.address, port.first) for port in self.l4.listen) if self.l4 else self.listen
 
     def pools(self) -> Iterator[Pool]:
         """The service's own pool first, then those of its routes."""

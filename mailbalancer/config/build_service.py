@@ -14,12 +14,14 @@ from mailbalancer.config import defaults, schema, values
 from mailbalancer.config.build_check import build_check
 from mailbalancer.config.build_http import build_http, build_http_persist, build_http_route, route_name
 from mailbalancer.config.build_l4 import build_l4, refuse_unreachable
+from mailbalancer.config.build_mail import build_classes, build_mail, client_starttls, default_check, server_starttls
 from mailbalancer.config.build_tls import build_client_tls, build_server_tls
 from mailbalancer.config.problems import Path, hint, quoted
 from mailbalancer.config.report import Report
 from mailbalancer.model import Mode
 
-Available = schema.TcpService | schema.TlsService | schema.HttpService
+Mail = schema.SmtpService | schema.ImapService | schema.Pop3Service
+Available = schema.TcpService | schema.TlsService | schema.HttpService | Mail
 Pooled = Available | schema.L4Service
 
 
@@ -47,12 +49,12 @@ def unavailable(mode: str) -> str:
 def build_service(report: Report, name: str, written: Available, profile: str, known: Known) -> model.Service:
     """The service with every default filled in; what is wrong with it is in the report."""
     path: Path = ("services", name)
-    source = build_source(report, path, written.source)
+    source = build_source(report, path, written)
     listen = _listen(report, path, written.listen)
     send = "" if written.proxy_protocol.send == "none" else written.proxy_protocol.send
     pools = _Pools(report, name, written, listen[0].port, send, known)
     pool = pools.own()
-    routes = () if isinstance(written, schema.TcpService) else pools.routes(pool)
+    routes = pools.routes(pool) if isinstance(written, schema.TlsService | schema.HttpService) else ()
     unknown_sni = written.unknown_sni if isinstance(written, schema.TlsService) else "default"
     told = known.is_told((*path, "real_servers")) or known.is_told((*path, "routes"))
     optional = unknown_sni == "refuse" or isinstance(written, schema.HttpService)
@@ -76,9 +78,10 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
             _networks(written.proxy_protocol.accept_from), send, written.proxy_protocol.header_timeout_s
         ),
         buffer_bytes=written.buffer_bytes,
-        client_tls=_client_tls(report, path, written, known),
-        server_tls=_server_tls(report, path, written),
+        client_tls=_client_tls(report, path, written, listen[0].port, known),
+        server_tls=_server_tls(report, path, written, pools.port),
         http=build_http(report, path, written, profile) if isinstance(written, schema.HttpService) else None,
+        mail=build_mail(report, path, written, profile) if isinstance(written, schema.MailService) else None,
         source=source,
         profile=profile,
         line=report.line(path),
@@ -100,35 +103,53 @@ def build_l4_service(report: Report, name: str, written: schema.L4Service, profi
         pool=pool,
         allow=_networks(written.allow),
         deny=_networks(written.deny),
-        source=build_source(report, path, written.source),
+        source=build_source(report, path, written),
         l4=l4,
         profile=profile,
         line=report.line(path),
     )
 
 
-def _client_tls(report: Report, path: Path, written: Available, known: Known) -> model.ClientTls | None:
+def _client_tls(report: Report, path: Path, written: Available, port: int, known: Known) -> model.ClientTls | None:
+    path = (*path, "client_tls")
+    if isinstance(written, schema.MailService) and written.client_tls is not None:
+        starttls = client_starttls(written, port)
+        built = build_client_tls(report, path, written.client_tls, known.certificates, starttls)
+        return built if starttls != "none" else None
     if not isinstance(written, schema.HttpService) or written.client_tls is None:
         return None
-    return build_client_tls(report, (*path, "client_tls"), written.client_tls, known.certificates)
+    return build_client_tls(report, path, written.client_tls, known.certificates)
 
 
-def _server_tls(report: Report, path: Path, written: Available) -> model.ServerTls | None:
+def _server_tls(report: Report, path: Path, written: Available, port: int) -> model.ServerTls | None:
+    path = (*path, "server_tls")
+    if isinstance(written, schema.MailService) and written.server_tls is not None:
+        starttls = server_starttls(written, port)
+        return build_server_tls(report, path, written.server_tls, starttls) if starttls != "none" else None
     if not isinstance(written, schema.HttpService) or written.server_tls is None:
         return None
-    return build_server_tls(report, (*path, "server_tls"), written.server_tls)
+    return build_server_tls(report, path, written.server_tls)
 
 
-def build_source(report: Report, path: Path, written: schema.Source) -> model.Source:
+def build_source(report: Report, path: Path, service: Pooled) -> model.Source:
     """Which address the real servers see; what is not built yet is refused."""
-    asked = "classes" if written.classes is not None else written.use
-    if asked != "balancer":
-        text = f"'{asked}' is not available in this version (available: balancer)"
-        report.problem((*path, "source"), text)
-    for key in sorted(written.model_fields_set & {"per_source_limit", "when_full"}):
-        report.problem((*path, "source", key), f"'{key}' is not available in this version")
+    written = service.source
+    path = (*path, "source")
+    mail = isinstance(service, schema.MailService)
+    if written.use != "balancer":
+        report.problem(path, f"'{written.use}' is not available in this version (available: balancer)")
+    elif written.classes is not None and not mail:
+        report.problem(path, f"'classes' is not available in mode {service.mode} (available: balancer)")
+    if not mail:
+        for key in sorted(written.model_fields_set & {"per_source_limit", "when_full"}):
+            report.problem((*path, key), f"'{key}' is not available in mode {service.mode}")
     return model.Source(
-        use=written.use, balancer_for=_networks(written.balancer_for), probe_failed=written.probe_failed
+        use=written.use,
+        balancer_for=_networks(written.balancer_for),
+        probe_failed=written.probe_failed,
+        classes=build_classes(report, path, written, service.queue.size) if isinstance(service, Mail) else (),
+        per_source_limit=written.per_source_limit,
+        when_full=written.when_full,
     )
 
 
@@ -149,14 +170,18 @@ def _networks(texts: Sequence[str]) -> tuple[model.IPNetwork, ...]:
 
 
 class _Pools:
-    """Builds the service's own pool and those of its routes."""
+    """Builds the service's own pool and those of its routes.
+
+    Attributes:
+        port: of the real servers, of the first one where they differ.
+    """
 
     def __init__(self, report: Report, name: str, written: Pooled, listen_port: int, send: str, known: Known) -> None:
         self._report = report
         self._name = name
         self._path: Path = ("services", name)
         self._written = written
-        self._port = written.real_server_port or listen_port
+        self._port = self.port = written.real_server_port or listen_port
         self._send = send
         self._known = known
 
@@ -164,7 +189,12 @@ class _Pools:
         written = self._written
         members = self._members((*self._path, "real_servers"), written.real_servers or {}, self._port)
         persist = self._persist((*self._path, "persist"), written.persist, self._name) if written.persist else None
-        check = self._check((*self._path, "check"), written.check, members)
+        if members:
+            self.port = members[0].endpoint.port
+        wanted = written.check
+        if isinstance(written, Mail) and "check" not in written.model_fields_set:
+            wanted = default_check(written, self.port)
+        check = self._check((*self._path, "check"), wanted, members)
         return self._pool("", members, written.schedule, persist, check)
 
     def routes(self, own: model.Pool) -> tuple[model.Route, ...]:

@@ -97,6 +97,14 @@ Fingerprints = Annotated[
     list[Fingerprint], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=str | list[str])
 ]
 FilePaths = Annotated[list[FilePath], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+Keywords = Annotated[
+    list[Annotated[str, _checked(values.keyword)]],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+]
+SenderPatterns = Annotated[
+    list[Annotated[str, _checked(values.sender_pattern)]],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+]
 Words = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 
@@ -137,7 +145,9 @@ class ClientTls(Strict):
 class MailClientTls(ClientTls):
     """TLS on the client side of a mail protocol."""
 
-    starttls: Literal["none", "offer", "require", "implicit"] = "none"
+    starttls: Literal["none", "offer", "require", "implicit"] | None = Field(
+        default=None, description="By default implicit on the ports 465, 993 and 995, else offer"
+    )
 
 
 class ServerTls(Strict):
@@ -150,7 +160,9 @@ class ServerTls(Strict):
 class MailServerTls(ServerTls):
     """TLS on the server side of a mail protocol."""
 
-    starttls: Literal["none", "opportunistic", "require", "implicit"] = "none"
+    starttls: Literal["none", "opportunistic", "require", "implicit"] | None = Field(
+        default=None, description="By default implicit on the servers' ports 465, 993 and 995, else require"
+    )
 
 
 # checks
@@ -627,12 +639,23 @@ class HttpService(Layer7):
 class Capabilities(Strict):
     """What of the servers' capabilities clients are shown."""
 
-    hide: Words = Field(default_factory=list)
-    keep: Words = Field(default_factory=list)
+    hide: Keywords = Field(default_factory=list)
+    keep: Keywords = Field(default_factory=list, description="smtp: of those between Exchange servers")
+    stated: Annotated[
+        list[Annotated[str, _checked(values.capability)]],
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    ] = Field(
+        default_factory=list,
+        description="smtp: shown instead of what the servers have in common, such as SIZE 37748736",
+    )
 
 
 class MailService(Layer7):
     """What the mail protocols have in common."""
+
+    hostname: HostName | None = Field(
+        default=None, description="What the balancer calls itself; else this machine's name"
+    )
 
     client_tls: MailClientTls | None = None
     server_tls: MailServerTls | None = None
@@ -645,9 +668,11 @@ class Policy(Strict):
 
     recipient_domains: HostPatterns = Field(default_factory=list)
     recipient_domains_file: FilePath | None = None
-    senders_allow: Words = Field(default_factory=list)
-    senders_deny: Words = Field(default_factory=list)
+    relay_clients: Networks = Field(default_factory=list, description="Clients that may send to every domain")
+    senders_allow: SenderPatterns = Field(default_factory=list)
+    senders_deny: SenderPatterns = Field(default_factory=list)
     connections_per_source: Limit = 0
+    connections_per_source_minute: Limit = 0
     messages_per_source_minute: Limit = 0
     recipients_per_source_minute: Limit = 0
     tarpit_s: float = Field(default=0.0, ge=0, le=60, allow_inf_nan=False)
@@ -660,7 +685,9 @@ class SmtpService(MailService):
 
     mode: Literal["smtp"]
     client_address: Literal["none", "xclient"] = "none"
-    banner: str | None = Field(default=None, max_length=200)
+    banner: Annotated[str, _checked(values.banner)] | None = Field(
+        default=None, max_length=200, description="Behind the host name in the greeting"
+    )
     bare_newlines: Literal["reject", "normalise", "pass"] = "reject"
     exchange_to_exchange: Bool = Field(default=False, description="Show X-EXPS and X-ANONYMOUSTLS")
     policy: Policy = Field(default_factory=Policy)

@@ -23,6 +23,8 @@ _STATUS_RANGE = re.compile(r"([1-5][0-9]{2})-([1-5][0-9]{2})\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _TARGET = re.compile(r"/[!-~]*\Z")
 _MAILBOX = re.compile(r"<?[!-;=?-~]{1,320}>?\Z")
+_KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9=-]{0,63}\Z")
+_CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}(?: [!-~]+)*\Z")
 _ADDRESS_LIKE = re.compile(r"[0-9.]+\Z|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
 
 
@@ -208,6 +210,36 @@ def mailbox(text: str) -> str:
     if not _MAILBOX.match(text) or "@" not in text or text.startswith("<") != text.endswith(">"):
         raise ValueError(f"{quoted(text)} is not a mail address such as check@example.com (or <> for none)")
     return text.strip("<>")
+
+
+def keyword(text: str) -> str:
+    """A capability's keyword, in upper case."""
+    if not _KEYWORD.match(text):
+        raise ValueError(f"{quoted(text)} is not the keyword of a capability such as CHUNKING")
+    return text.upper()
+
+
+def capability(text: str) -> str:
+    """A line of an EHLO reply without its code, such as `SIZE 37748736`."""
+    if not _CAPABILITY.match(text):
+        raise ValueError(f"{quoted(text)} is not a capability such as SIZE 37748736")
+    return text
+
+
+def sender_pattern(text: str) -> str:
+    """Senders: `user@example.com`, `example.com`, `*.example.com` or `<>`, in lower case."""
+    if text == "<>":
+        return text
+    if "@" in text.removeprefix("@"):
+        return mailbox(text).lower()
+    return host_pattern(text.removeprefix("@"))
+
+
+def banner(text: str) -> str:
+    """What stands behind the host name in a greeting: printable ASCII, in one line."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError(f"{quoted(text)} cannot stand in a greeting: printable ASCII only")
+    return text
 
 
 def helo(text: str) -> str:

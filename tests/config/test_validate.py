@@ -213,7 +213,6 @@ def test_every_problem_at_once_in_the_order_of_the_file(told: Callable[[str], li
         "x.yaml:10 services.b.shedule",
         "x.yaml:10 services.b.listen",
         "x.yaml:11 services.c.check.starttls",
-        "x.yaml:11 services.c.mode",
     ]
 
 
