@@ -548,6 +548,13 @@ class Service:
             if route.pool.members:
                 yield route.pool
 
+    def source_keys(self) -> Iterator[SourceKey]:
+        """Every pair of an address that a source class leaves from and a real server."""
+        addresses = dict.fromkeys(address for one in self.source.classes for address in one.addresses)
+        for address in addresses:
+            for member in self.pool.members:
+                yield SourceKey(self.name, address, member.real_server)
+
     @property
     def pinned_to_worker(self) -> bool:
         """Whether one client address must always land on one worker (a classic BPF program on its sockets).

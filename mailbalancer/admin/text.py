@@ -111,7 +111,7 @@ def configuration(config: Config) -> RenderableType:
             name = f"{service.name} / {route.name}" if route else service.name
             persist = f"{pool.persist.by}, group {pool.persist.group}" if pool.persist else "none"
             members = ", ".join(f"{member.real_server} {member.endpoint}" for member in pool.members)
-            listen = ", ".join(str(endpoint) for endpoint in service.listen)
+            listen = ", ".join(service.places)
             cells = (name, str(service.mode), listen, str(pool.schedule), persist, pool.check.type, members)
             table.add_row(*(Text(plain(cell)) for cell in cells))
     return table

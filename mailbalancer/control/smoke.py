@@ -112,7 +112,7 @@ async def smoke(service: Service, *, timeout_s: float, limit: int) -> SmokeRepor
 
 async def _compare(service: Service, pool: Pool, timeout_s: float, limit: int) -> Comparison:
     options = unverified(options_for(service, pool), server_name(service, pool))
-    front = dialled(service.listen[0])
+    front = dialled(service.doors[0])
     ours = service.proxy_protocol.send
     asked = pool.members[:limit]
     talks = [_dialogue(f"through {front}", front, header_through(service, front), options, timeout_s)]
@@ -142,7 +142,7 @@ def options_for(service: Service, pool: Pool) -> CheckOptions:
     check = pool.check
     if check.port == 0 and check.options != TcpCheck():
         return check.options
-    for port in (service.listen[0].port, *(member.endpoint.port for member in pool.members[:1])):
+    for port in (service.doors[0].port, *(member.endpoint.port for member in pool.members[:1])):
         if port in _BY_PORT:
             return _BY_PORT[port]
     return TlsCheck() if service.mode is Mode.TLS else TcpCheck()

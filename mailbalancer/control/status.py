@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mailbalancer import __version__
@@ -18,7 +19,7 @@ from mailbalancer.control.members import Members, Record
 from mailbalancer.control.rollout import Target
 from mailbalancer.control.workers import Worker, Workers
 from mailbalancer.ipc.board import Availability, Beat, Board, Count
-from mailbalancer.model import Pool, Service
+from mailbalancer.model import MemberKey, Pool, Service
 
 _AVAILABILITY = {
     int(Availability.CLOSED): "closed",
@@ -58,6 +59,8 @@ class Status:
         self._imbalances = imbalances
         self._events = events
         self._started_at = time.time()
+        #: What the kernel has counted for a member, where it forwards: instead of what the workers have.
+        self.kernel: Callable[[MemberKey], Mapping[str, int]] = lambda key: {}
         self._started = time.monotonic()
 
     def report(self, running: Target, warnings: list[str]) -> dict[str, Any]:
@@ -100,10 +103,10 @@ class Status:
         return {
             "name": service.name,
             "mode": str(service.mode),
-            "listen": [str(endpoint) for endpoint in service.listen],
+            "listen": list(service.places),
             "profile": service.profile,
-            "sessions": self._board.total(slot, Count.SESSIONS),
-            "total": self._board.total(slot, Count.TOTAL),
+            "sessions": self._together(service, behind, slot, "sessions"),
+            "total": self._together(service, behind, slot, "total"),
             "refused": self._board.total(slot, Count.REFUSED),
             "queued": self._board.total(slot, Count.QUEUED),
             "bytes_in": sum(server["bytes_in"] for server in behind),
@@ -113,6 +116,14 @@ class Status:
             "server_tls": service.server_tls and {"verify": service.server_tls.verify.kind},
             "pools": pools,
         }
+
+    def _together(self, service: Service, behind: list[dict[str, Any]], slot: int, word: str) -> int:
+        """Of a service that the kernel forwards, what its real servers have; nobody else counts there."""
+        return sum(server[word] for server in behind) if service.l4 else self._board.total(slot, _TRAFFIC[word])
+
+    def _traffic(self, record: Record) -> dict[str, int]:
+        counted = {word: self._board.total(record.slot, count) for word, count in _TRAFFIC.items()}
+        return {**counted, **self.kernel(record.key)}
 
     def _pool(self, service: Service, pool: Pool, now: float) -> dict[str, Any]:
         persist = pool.persist
@@ -144,7 +155,7 @@ class Status:
             "weight": member.weight * state.weight_factor,
             "configured_weight": member.weight,
             "max_sessions": member.max_sessions,
-            **{word: self._board.total(record.slot, count) for word, count in _TRAFFIC.items()},
+            **self._traffic(record),
             "maintenance": state.health.maintenance,
             "back_pressure": state.health.back_pressure,
             "drain_ends_in_s": None if drain_ends_at is None else round(max(0.0, drain_ends_at - now), 1),

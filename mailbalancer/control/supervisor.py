@@ -30,7 +30,9 @@ from mailbalancer.control.checks.scheduler import Scheduler
 from mailbalancer.control.commands import Commands
 from mailbalancer.control.door import Desk, Door
 from mailbalancer.control.events import Events
+from mailbalancer.control.host_plan import needed_capabilities
 from mailbalancer.control.imbalance import Imbalances
+from mailbalancer.control.l4_engine import L4Engine, ledger_path
 from mailbalancer.control.listeners import Listeners
 from mailbalancer.control.members import Members
 from mailbalancer.control.notify import notify
@@ -42,6 +44,7 @@ from mailbalancer.control.state import StateFile
 from mailbalancer.control.status import Status
 from mailbalancer.control.workers import Worker, WorkerMain, Workers
 from mailbalancer.errors import ConfigError, ControlError, MailbalancerError, PrivilegeError
+from mailbalancer.host.commands import RealCommands
 from mailbalancer.host.limits import raise_open_files
 from mailbalancer.host.privileges import DEFAULT_USER, become, own_directories, service_user
 from mailbalancer.ipc.board import Board
@@ -154,7 +157,8 @@ class Supervisor:
                 own_directories([Path(config.state_file).parent], user)
             except PrivilegeError as error:
                 self._events.warning(str(error))
-        if become(user):
+        ours, self._workers.keep = needed_capabilities(config)
+        if become(user, ours):
             self._log.info(f"running as user {user}")
         elif os.geteuid() == 0:
             remedy = (
@@ -169,12 +173,14 @@ class Supervisor:
         self._saved = saved = self._state_file.read()
         self._members = Members(self._board, self._events, self._drop, saved.wanted, saved.not_ready)
         slots = Slots(self._board)
+        self._l4 = L4Engine(self._members, self._events, RealCommands(), ledger_path(self._config))
         self._rollout = Rollout(
             self._listeners, slots, self._workers, self._members, self._bindings, self._certificates
         )
         self._watch = CertificateWatch(self._events)
         self._scheduler = Scheduler(self._checked)
         self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events, self._watch)
+        self._status.kernel = self._l4.traffic
         self._commands = Commands(
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
         )
@@ -187,11 +193,13 @@ class Supervisor:
 
     async def _start(self) -> None:
         config = self._config
+        self._l4.check(config)
         self._listeners.open_missing(config)
         self._bindings.follow(config)
         self._bindings.restore(self._saved.bindings, time.monotonic())
         self._workers.start()
         await self._rollout.apply(config)
+        self._l4.apply(config, time.monotonic())
         await self._applied(config)
         self._tick()
         self._watch_certificates()
@@ -201,7 +209,7 @@ class Supervisor:
         self._say_ready(config)
 
     def _say_ready(self, config: Config) -> None:
-        places = "; ".join(f"{s.name} on {', '.join(map(str, s.listen))}" for s in config.services)
+        places = "; ".join(f"{s.name} on {', '.join(s.places)}" for s in config.services)
         workers = f"{self._board.workers} worker{'s' if self._board.workers > 1 else ''}"
         self._events.info(f"ready with {workers}: {places or 'no service is configured'}")
 
@@ -260,7 +268,9 @@ class Supervisor:
             state_file=before.state_file,
             user=before.user,
         )
+        self._l4.check(config)
         await self._rollout.apply(config)
+        self._l4.apply(config, time.monotonic())
         await self._applied(config)
         self._later = later
         for warning in later:
@@ -317,6 +327,7 @@ class Supervisor:
         now = time.monotonic()
         self._members.poll_traffic(now)
         self._members.tick(now)
+        self._l4.tick(now)
         self._log.flush()
         asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
@@ -398,6 +409,7 @@ class Supervisor:
         self._workers.broadcast(Stop(time.monotonic() + patience_s))
         self._listeners.close([entry.endpoint for entry in self._listeners])
         await self._wait_for_workers(patience_s)
+        self._l4.stop()
         if self._stopping.is_set():
             self._save()
             self._events.info("stopped")

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -91,6 +91,8 @@ class Workers:
         self._empty = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         self._watched_at = 0.0
+        #: Capabilities that every worker needs for what is configured.
+        self.keep: Collection[int] = ()
         self.on_start: Callable[[Worker], None]  # a process is there: configure it
         self.on_message: Callable[[Worker, Up], None]
         self.on_end: Callable[[int], None]  # the process at this index is no more
@@ -176,7 +178,7 @@ class Workers:
         self.on_start(worker)
 
     def _run(self, index: int, channel: Channel) -> int:
-        drop_everything()
+        drop_everything(self.keep)
         return self._main(index, channel, self._board, self._log)
 
     def _reap(self, worker: Worker, life: Life) -> None:

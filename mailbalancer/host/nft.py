@@ -38,10 +38,21 @@ class Nft:
         Raises:
             HostError: the kernel or nft refuses it; nothing has changed.
         """
+        self.check(script)
+        try:
+            self._commands.run(["nft", "-f", "-"], script)
+        except HostError as error:
+            raise _explained(error) from error
+
+    def check(self, script: str) -> None:
+        """Whether nft and the kernel would take this; nothing changes.
+
+        Raises:
+            HostError: they would not.
+        """
         _only_ours(script)
         try:
             self._commands.run(["nft", "--check", "-f", "-"], script)
-            self._commands.run(["nft", "-f", "-"], script)
         except HostError as error:
             raise _explained(error) from error
 

@@ -10,16 +10,20 @@ import codecs
 import ctypes
 import os
 import pwd
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from mailbalancer.errors import PrivilegeError
 
 CAP_NET_BIND_SERVICE = 10
+CAP_NET_ADMIN = 12
+CAP_NET_RAW = 13
 DEFAULT_USER = "mailbalancer"
 
 _PR_SET_KEEPCAPS = 8
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,8 +54,10 @@ def service_user(wanted: str) -> str:
         return ""
 
 
-def become(user: str) -> bool:
-    """Started as root: be this user from now on, with CAP_NET_BIND_SERVICE and no other capability.
+def become(user: str, needed: Collection[int] = ()) -> bool:
+    """Started as root: be this user from now on, with CAP_NET_BIND_SERVICE, what is `needed`, and no other capability.
+
+    Programs that are started (`nft`, `ip`) get what is needed too.
 
     Returns:
         Whether anything changed: an ordinary user stays who it is, and so does root when `user` is empty or `root`.
@@ -68,7 +74,10 @@ def become(user: str) -> bool:
         os.setgroups(os.getgrouplist(entry.pw_name, entry.pw_gid))
         os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-        _set_capabilities(1 << CAP_NET_BIND_SERVICE & _permitted())  # a container may not have it: ports say so
+        wanted = _bits((CAP_NET_BIND_SERVICE, *needed))
+        _set_capabilities(
+            wanted & _permitted(), _bits(needed)
+        )  # a container may not have them: whoever needs one says so
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise PrivilegeError(
@@ -103,10 +112,10 @@ def own_directories(paths: Iterable[Path], user: str) -> None:
             ) from error
 
 
-def drop_everything() -> None:
-    """In a worker: no capability at all, whoever it runs as, and none to be had by running something."""
+def drop_everything(but: Collection[int] = ()) -> None:
+    """In a worker: no capability (`but` these), whoever it runs as, and none to be had by running something."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _set_capabilities(0)
+    _set_capabilities(_bits(but) & _permitted())
 
 
 def _permitted() -> int:
@@ -126,16 +135,25 @@ def _look_up(user: str) -> pwd.struct_passwd:
         ) from None
 
 
-def _set_capabilities(bits: int) -> None:
+def _bits(capabilities: Collection[int]) -> int:
+    return sum(1 << capability for capability in set(capabilities))
+
+
+def _set_capabilities(bits: int, inherited: int = 0) -> None:
+    """`inherited`: also for programs that are started (ambient, capabilities(7))."""
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)
     data = (_CapData * 2)()
     for half in range(2):
         data[half].permitted = data[half].effective = bits >> (32 * half) & 0xFFFFFFFF
+        data[half].inheritable = (bits & inherited) >> (32 * half) & 0xFFFFFFFF
     _checked(_libc.capset(ctypes.byref(header), data))
+    for capability in range(64):
+        if bits & inherited & 1 << capability:
+            _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
 
 
-def _prctl(option: int, value: int) -> None:
-    _checked(_libc.prctl(option, value, 0, 0, 0))
+def _prctl(option: int, value: int, more: int = 0) -> None:
+    _checked(_libc.prctl(option, value, more, 0, 0))
 
 
 def _checked(result: int) -> None:

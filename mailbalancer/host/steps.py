@@ -53,6 +53,44 @@ class Sysctl:
 
 
 @dataclass(frozen=True, slots=True)
+class Forwarding6:
+    """IPv6 forwarding. The kernel has one switch for all interfaces; each one's own value is kept for the way back."""
+
+    kind: ClassVar[str] = "ipv6 forwarding"
+    before: str  # `eth0=0 eth1=1 …`
+
+    def __post_init__(self) -> None:
+        for device, value in self._values():
+            _require(_DEVICE, device)
+            _require(_VALUE, value)
+
+    @classmethod
+    def as_now(cls) -> Forwarding6:
+        """With the values of this moment."""
+        folder = PROC_SYS / "net/ipv6/conf"
+        values = {path.name: (path / "forwarding").read_text().strip() for path in folder.iterdir()}
+        return cls(" ".join(f"{name}={value}" for name, value in sorted(values.items()) if name != "all"))
+
+    def do(self, commands: Commands) -> None:
+        _write(_forwarding6("all"), "1")
+
+    def undo(self, commands: Commands) -> None:
+        if _forwarding6("all").read_text().strip() == "1":
+            _write(_forwarding6("all"), "0")
+            for device, value in self._values():
+                path = _forwarding6(device)
+                if path.exists() and path.read_text().strip() != value:
+                    _write(path, value)
+
+    def _values(self) -> list[tuple[str, str]]:
+        pairs = [pair.partition("=") for pair in self.before.split()]
+        return [(device, value) for device, _, value in pairs]
+
+    def __str__(self) -> str:
+        return "sysctl net.ipv6.conf.all.forwarding = 1 (was 0; every interface forwards)"
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """An address of a service on an interface."""
 
@@ -192,8 +230,10 @@ class TunnelEnd:
         return f"tunnel to {self.address} through {self.device}, hardware address {self.mac} there"
 
 
-Step = Sysctl | Address | Rule | LocalRoute | Vxlan | TunnelEnd
-_KINDS: dict[str, type[Step]] = {kind.kind: kind for kind in (Sysctl, Address, Rule, LocalRoute, Vxlan, TunnelEnd)}
+Step = Sysctl | Forwarding6 | Address | Rule | LocalRoute | Vxlan | TunnelEnd
+_KINDS: dict[str, type[Step]] = {
+    kind.kind: kind for kind in (Sysctl, Forwarding6, Address, Rule, LocalRoute, Vxlan, TunnelEnd)
+}
 
 
 def as_facts(step: Step) -> dict[str, Any]:
@@ -218,6 +258,10 @@ def sysctl_now(key: str) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def _forwarding6(device: str) -> Path:
+    return PROC_SYS / "net/ipv6/conf" / device / "forwarding"
 
 
 def _write(path: Path, value: str) -> None:

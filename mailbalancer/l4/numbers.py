@@ -23,6 +23,10 @@ class Numbers:
     def __getitem__(self, name: str) -> int:
         return self._numbers[name]
 
+    def get(self, name: str) -> int | None:
+        """The number of this name, if it has one."""
+        return self._numbers.get(name)
+
     def follow(self, names: Iterable[str]) -> None:
         """These names have numbers from now on; names that had one keep it, others lose theirs.
 

@@ -30,7 +30,7 @@ from mailbalancer.l4.ruleset import (
 )
 from mailbalancer.l4.shares import hashed, turns
 from mailbalancer.l4.tables import Chain, Table
-from mailbalancer.model import IPNetwork
+from mailbalancer.model import Forward, IPNetwork
 
 #: Before anybody else's dnat (dstnat is -100), after connection tracking (-200).
 _NAT_IN = "type nat hook prerouting priority -110; policy accept;"
@@ -72,7 +72,7 @@ def _inet(ruleset: Ruleset) -> Table:
         memory |= {f"answers_{version}": ("set", _ANSWERS[version]) for version in _FAMILIES}
     members = _members(services)
     counters = [f"{word}_{server.number}" for server in members for word in ("new", "in", "out")]
-    counters += [f"same_{service.number}" for service in services if service.own_address_for]
+    counters += [f"same_{service.number}" for service in services if service.forward is Forward.TRANSPARENT]
     fixed = {
         f"count_{word}": ("{ type mark : counter; }", tuple(f'0x{s.mark:08x} : "{word}_{s.number}"' for s in members))
         for word in ("in", "out")
@@ -180,21 +180,29 @@ def _member(service: ForwardedService, server: Server) -> tuple[str, ...]:
 
 
 def _source_nat(services: Sequence[ForwardedService]) -> list[str]:
-    rules = []
-    for service in services:
-        for family in _families(service):
-            marks = [f"0x{s.mark:08x}" for s in service.servers if s.address.version == family]
-            if not marks:
-                continue
-            ours = f"{_ip_only(family)} ct mark {{ {', '.join(marks)} }}"
-            near = _networks(service.own_address_for, family)
-            if service.forward == "snat":
-                address = service.snat_address
-                named = address is not None and address.version == family
-                rules.append(f"{ours} {f'snat {_ip(family)} to {address}' if named else 'masquerade'}")
-            elif near:
-                rules.append(f"{ours} {_ip(family)} saddr {near} counter name same_{service.number} masquerade")
+    return [rule for service in services for family in _families(service) for rule in _translated(service, family)]
+
+
+def _translated(service: ForwardedService, family: int) -> list[str]:
+    """Whose flows leave with an address of ours: all of snat, of transparent those that would not come back."""
+    servers = [server for server in service.servers if server.address.version == family]
+    if service.forward is Forward.SNAT:
+        address = service.snat_address
+        named = address is not None and address.version == family
+        if not servers:
+            return []
+        return [f"{_marked(servers, family)} {f'snat {_ip(family)} to {address}' if named else 'masquerade'}"]
+    always, near = [server for server in servers if server.own_address], _networks(service.own_address_for, family)
+    counted = f"counter name same_{service.number} masquerade"
+    rules = [f"{_marked(always, family)} {counted}"] if always else []
+    if near and servers:
+        rules.append(f"{_marked(servers, family)} {_ip(family)} saddr {near} {counted}")
     return rules
+
+
+def _marked(servers: Sequence[Server], family: int) -> str:
+    marks = ", ".join(f"0x{server.mark:08x}" for server in servers)
+    return f"meta nfproto ipv{family} ct mark {{ {marks} }}"
 
 
 def _outbound(outbound: Outbound) -> str:
@@ -364,10 +372,6 @@ def _flow(family: int) -> str:
 
 def _ip(family: int) -> str:
     return "ip" if family == 4 else "ip6"
-
-
-def _ip_only(family: int) -> str:
-    return "meta nfproto ipv4" if family == 4 else "meta nfproto ipv6"
 
 
 def _kind(family: int) -> str:

@@ -72,6 +72,7 @@ class Server:
         share: of new flows, relative to the others; 0 gets none.
         returning: persistent clients may come back to it.
         down: it does not answer; what it had stays with it only if that can still mean something.
+        own_address: it is given our address for every client, because its answers to others do not come back.
         device: dsr and tunnel: where its frames leave.
     """
 
@@ -82,6 +83,7 @@ class Server:
     share: int = 1
     returning: bool = True
     down: bool = False
+    own_address: bool = False
     device: str = ""
 
     def __post_init__(self) -> None:

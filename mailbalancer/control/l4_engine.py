@@ -1,0 +1,486 @@
+"""Layer 4 services: from health, ramps and counts to rules in the kernel, renewed at most twice a second.
+
+Decides: when the rules change, what every member's share of new flows is, and what to do when somebody else has removed
+our tables. One owner of everything that the configuration changes on this machine: it prepares, applies and undoes.
+Refuses to know: how rules look (`l4.render`), what the machine needs beside them (`host_plan`).
+
+A configuration is examined in full before any worker hears of it (`check`), and applied when they run it (`apply`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mailbalancer.balance.candidate import CLOSED, READY
+from mailbalancer.control.events import Events
+from mailbalancer.control.host_plan import TUNNEL_DEVICES, HostPlan, needs_host, plan
+from mailbalancer.control.members import Members, Record
+from mailbalancer.control.vips import Vips
+from mailbalancer.errors import MailbalancerError
+from mailbalancer.host.commands import Commands, HostError
+from mailbalancer.host.conntrack import count_flows, forget_flows
+from mailbalancer.host.ledger import Ledger
+from mailbalancer.host.network import read_network
+from mailbalancer.host.nft import Counter, Nft
+from mailbalancer.host.steps import Step, sysctl_now
+from mailbalancer.l4.numbers import Numbers
+from mailbalancer.l4.render import tables
+from mailbalancer.l4.ruleset import (
+    MEMBER_MARK,
+    ForwardedService,
+    Guard,
+    Outbound,
+    Persistence,
+    PortRange,
+    Protocol,
+    Ruleset,
+    Server,
+    Spread,
+)
+from mailbalancer.l4.shares import Runner, by_sessions, by_weight
+from mailbalancer.l4.tables import Table, script
+from mailbalancer.model import Config, Forward, IPNetwork, MemberKey, Schedule, Service
+from mailbalancer.network import Network
+
+#: Rules change at most this often.
+RENEW_S = 0.5
+#: Flows are counted this often where a choice depends on it, and this often where only people look.
+COUNT_S = 0.5
+LOOK_S = 2.0
+#: Counting may take one part in so many of our time.
+COUNT_SHARE = 20
+#: Whether our tables are still there.
+WATCH_S = 5.0
+#: What went wrong is tried again, and said again, after so long.
+RETRY_S = 5.0
+ALARM_S = 60.0
+
+_BY_SESSIONS = (Schedule.LEAST_CONNECTIONS, Schedule.WEIGHTED_LEAST_CONNECTIONS)
+_SPREADS = {Schedule.SOURCE_HASH: Spread.SOURCE_HASH, Schedule.ROUND_ROBIN: Spread.IN_TURN}
+_SPREADS |= {Schedule.WEIGHTED_ROUND_ROBIN: Spread.IN_TURN}
+
+
+@dataclass(slots=True)
+class _Count:
+    """The newest numbers, and when they were taken."""
+
+    at: float = 0.0
+    next_at: float = 0.0
+    flows: dict[int, int] = field(default_factory=dict)  # by member number
+    inet: dict[str, Counter] = field(default_factory=dict)
+    netdev: dict[str, Counter] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)  # new flows per second, by service number
+
+    def counter(self, name: str) -> Counter:
+        return self.inet.get(name) or self.netdev.get(name) or Counter(0, 0)
+
+
+class L4Engine:
+    """What this program changes on the machine, while it runs.
+
+    Args:
+        commands: how programs are started.
+        ledger: where it is written down what has been changed.
+    """
+
+    def __init__(self, members: Members, events: Events, commands: Commands, ledger: Path) -> None:
+        self._members = members
+        self._events = events
+        self._commands = commands
+        self._ledger_path = ledger
+        self._ledger: Ledger | None = None
+        self._nft = Nft(commands)
+        self._numbers = Numbers()
+        self._vips = Vips(events)
+        self._config: Config | None = None
+        self._network = Network()
+        self._running: tuple[Table, ...] | None = None  # None: not known
+        self._count = _Count()
+        self._renewed_at = 0.0
+        self._watched_at = 0.0
+        self._failed_at = 0.0
+        self._alarms: dict[str, tuple[int, float]] = {}
+        self._down: set[MemberKey] = set()
+        #: Members whose answers to clients are known not to come back through us; told by the gateway probe.
+        self.strays: Callable[[MemberKey], bool] = lambda key: False
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What has been changed beside the rules."""
+        return self._ledger.steps if self._ledger else ()
+
+    @property
+    def network(self) -> Network:
+        """As it was when it was last looked at."""
+        return self._network
+
+    # ------------------------------------------------------------ configurations
+
+    def check(self, config: Config) -> HostPlan | None:
+        """Whether this configuration can work on this machine; nothing is changed.
+
+        Raises:
+            MailbalancerError: it cannot; with the service and the remedy.
+        """
+        if not needs_host(config):
+            return None
+        network = read_network(self._commands)
+        steps = plan(config, network, sysctl_now, self._open_ledger().steps)
+        numbers = Numbers()
+        numbers.follow(_names(config))
+        examined = replace(config, services=tuple(s for s in config.services if not _waits_for_device(s, network)))
+        ruleset = _Builder(examined, network, numbers, self._share_nothing, self.strays).ruleset()
+        try:
+            self._nft.check(script(tables(ruleset), None))
+        except HostError as error:
+            services = ", ".join(s.name for s in config.services if s.l4 or s.source.use == "client")
+            raise MailbalancerError(f"{error.message} (needed by: {services})", error.remedy) from error
+        return steps
+
+    def apply(self, config: Config, now: float) -> None:
+        """Do what this configuration needs. The members of it are committed.
+
+        Raises:
+            MailbalancerError: something could not be done.
+        """
+        self._config = config
+        if not needs_host(config) and self._ledger is None and not self._ledger_path.exists():
+            return
+        ledger = self._open_ledger()
+        network = read_network(self._commands)
+        wanted = plan(config, network, sysctl_now, ledger.steps) if needs_host(config) else HostPlan()
+        before = set(ledger.steps)
+        ledger.follow(wanted.steps)
+        for warning in wanted.warnings:
+            self._events.warning(warning)
+        self._network = read_network(self._commands)
+        self._vips.added(self._network, [step for step in ledger.steps if step not in before], now)
+        self._numbers.follow(_names(config))
+        self._renew(now)
+
+    def stop(self) -> None:
+        """Everything as it was before us."""
+        if self._ledger is None:
+            return
+        try:
+            if self._running:
+                self._nft.remove()
+            self._ledger.undo_all()
+        except HostError as error:
+            self._events.error(f"not everything could be undone: {error}; `mailbalancer host clean` tries again")
+        self._running = None
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = Ledger(self._ledger_path, self._commands)
+        return self._ledger
+
+    # ------------------------------------------------------------ while it runs
+
+    def tick(self, now: float) -> None:
+        """Time has passed: count, and let the rules follow."""
+        if self._config is None or (self._running is None and not needs_host(self._config)):
+            return
+        self._vips.tick(now)
+        try:
+            self._watch(now)
+            if self._running and now >= self._count.next_at:
+                self._recount(now)
+            if now - self._renewed_at >= RENEW_S and now - self._failed_at >= RETRY_S:
+                self._renew(now)
+        except HostError as error:
+            self._failed_at = now
+            self._running = None  # not known any more: the next time everything is written anew
+            self._events.error(f"the rules of layer 4 services could not be renewed: {error}")
+
+    def traffic(self, key: MemberKey) -> Mapping[str, int]:
+        """What the kernel has counted for this member, in the words of `status`; nothing where it does not forward."""
+        number = self._numbers.get(str(key))
+        if number is None:
+            return {}
+        new, inward, outward = (self._count.counter(f"{word}_{number}") for word in ("new", "in", "out"))
+        sessions = self._count.flows.get(number, 0)
+        return {"sessions": sessions, "total": new.packets, "bytes_in": inward.bytes, "bytes_out": outward.bytes}
+
+    def same_subnet(self, service: str) -> int:
+        """New flows of a transparent service that were given our address."""
+        return self._count.counter(f"same_{self._numbers[service]}").packets
+
+    def _watch(self, now: float) -> None:
+        """A firewall that is reloaded may flush everybody's tables."""
+        if not self._running or now - self._watched_at < WATCH_S:
+            return
+        self._watched_at = now
+        missing = {table.family for table in self._running} - set(self._nft.tables())
+        if missing:
+            self._running = None
+            self._events.warning(
+                f"somebody has removed our nftables rules ({', '.join(sorted(missing))}): they are back now"
+            )
+            self._renew(now)
+
+    def _renew(self, now: float) -> None:
+        assert self._config is not None
+        builder = _Builder(self._config, self._network, self._numbers, self._shares(now), self.strays, self._members)
+        wanted = tables(builder.ruleset())
+        if wanted == self._running or (not wanted and not self._running):
+            return
+        self._nft.apply(script(wanted, self._running))
+        self._running = wanted
+        self._renewed_at = now
+        self._forget_dead(self._config)
+
+    def _shares(self, now: float) -> Callable[[Service, list[Record]], list[int]]:
+        def shares(service: Service, records: list[Record]) -> list[int]:
+            ready = [record for record in records if record.state.availability == READY]
+            if service.pool.schedule is Schedule.PRIORITY and ready:
+                first = min(record.member.priority for record in ready)
+                ready = [record for record in ready if record.member.priority == first]
+            runners = [self._runner(record, now) for record in ready]
+            if service.pool.schedule in _BY_SESSIONS:
+                rate = self._count.rates.get(self._numbers[service.name], 0.0)
+                given = by_sessions(runners, max(2 * len(runners), round(rate * RENEW_S)))
+            else:
+                given = by_weight(runners)
+            of = {id(record): share for record, share in zip(ready, given, strict=True)}
+            return [of.get(id(record), 0) for record in records]
+
+        return shares
+
+    def _runner(self, record: Record, now: float) -> Runner:
+        sessions = self._count.flows.get(self._numbers[str(record.key)], 0)
+        weighted = record.pool.schedule not in (Schedule.ROUND_ROBIN, Schedule.LEAST_CONNECTIONS)
+        weight = (record.member.weight if weighted else 1.0) * record.state.weight_factor
+        full = 0 < record.member.max_sessions <= sessions
+        return Runner(weight, sessions, record.ramped(now), full)
+
+    @staticmethod
+    def _share_nothing(service: Service, records: list[Record]) -> list[int]:
+        return [1] * len(records)
+
+    def _forget_dead(self, config: Config) -> None:
+        """UDP has no end: a client that keeps its port would stay with a dead server for ever."""
+        down = {record.key for record in self._members if record.state.health.up is False}
+        udp = {service.name for service in config.services if service.l4 and service.l4.protocol == "udp"}
+        for key in down - self._down:
+            if key.service in udp:
+                forget_flows(MEMBER_MARK | self._numbers[str(key)])
+        self._down = down
+
+    # ------------------------------------------------------------ counting
+
+    def _recount(self, now: float) -> None:
+        assert self._config is not None
+        began = time.monotonic()
+        before, count = self._count, _Count(at=now)
+        services = [service for service in self._config.services if service.l4 is not None]
+        families = {table.family for table in self._running or ()}
+        if "inet" in families:
+            count.inet = self._nft.counters("inet")
+            count.flows = {mark & 0xFFFF: n for mark, n in count_flows(MEMBER_MARK, 0xFFFF0000).items()}
+        if "netdev" in families:
+            count.netdev = self._nft.counters("netdev")
+            self._count_remembered(count)
+            self._alarm(count, now)
+        for service in services:
+            count.rates[self._numbers[service.name]] = self._rate(service, before, count)
+        exact = any(s.pool.schedule in _BY_SESSIONS or any(m.max_sessions for m in s.pool.members) for s in services)
+        took = time.monotonic() - began
+        count.next_at = now + max(COUNT_S if exact else LOOK_S, COUNT_SHARE * took)
+        self._count = count
+
+    def _rate(self, service: Service, before: _Count, after: _Count) -> float:
+        numbers = [self._numbers[str(service.pool.key(member))] for member in service.pool.members]
+        new = sum(after.counter(f"new_{n}").packets - before.counter(f"new_{n}").packets for n in numbers)
+        return max(0, new) / max(after.at - before.at, 0.1)
+
+    def _count_remembered(self, count: _Count) -> None:
+        """Flows of dsr and tunnel, which have no connection tracking."""
+        for table in self._running or ():
+            for name in table.memory:
+                if table.family == "netdev" and name.startswith("flows_"):
+                    for element in self._nft.elements("netdev", name, "map"):
+                        number = int(element[1]) & 0xFFFF
+                        count.flows[number] = count.flows.get(number, 0) + 1
+
+    def _alarm(self, count: _Count, now: float) -> None:
+        """Frames that go round, and answers that should not pass here."""
+        devices = [guard.device for guard in _guards(self._network)]
+        for at, device in enumerate(devices):
+            for word, meaning in (
+                ("own_mac", "came in with our own hardware address as sender: there is a loop in the network"),
+                ("own_address", "came in with an address of our services as sender: a real server answers through us"),
+            ):
+                self._alarm_once(f"{device}: frames {meaning}", count.netdev.get(f"{word}_{at}"), now)
+
+    def _alarm_once(self, text: str, counter: Counter | None, now: float) -> None:
+        packets = counter.packets if counter else 0
+        told, at = self._alarms.get(text, (0, -ALARM_S))
+        if packets > told and now - at >= ALARM_S:
+            self._alarms[text] = (packets, now)
+            self._events.error(f"{text} ({packets - told} dropped)")
+
+
+class _Builder:
+    """The ruleset of a configuration in a network."""
+
+    def __init__(
+        self,
+        config: Config,
+        network: Network,
+        numbers: Numbers,
+        shares: Callable[[Service, list[Record]], list[int]],
+        strays: Callable[[MemberKey], bool],
+        members: Members | None = None,
+    ) -> None:
+        self._config = config
+        self._network = network
+        self._numbers = numbers
+        self._shares = shares
+        self._strays = strays
+        self._members = members
+
+    def ruleset(self) -> Ruleset:
+        services = [service for service in self._config.services if service.l4 is not None]
+        transparent = any(service.source.use == "client" for service in self._config.services)
+        return Ruleset(
+            services=tuple(map(self._service, services)),
+            outbound=tuple(outbound for service in services for outbound in self._outbound(service)),
+            guards=_guards(self._network),
+            transparent=transparent,
+        )
+
+    def _service(self, service: Service) -> ForwardedService:
+        l4, pool = service.l4, service.pool
+        assert l4 is not None
+        past_us = l4.forward in (Forward.DSR, Forward.TUNNEL)
+        return ForwardedService(
+            number=self._numbers[service.name],
+            protocol=Protocol(l4.protocol),
+            listen=tuple(PortRange(ipaddress.ip_address(p.address), p.first, p.last) for p in l4.listen),
+            forward=l4.forward,
+            servers=self._servers(service),
+            spread=_SPREADS.get(pool.schedule, Spread.RANDOM),
+            persist=self._persistence(service),
+            allow=service.allow,
+            deny=service.deny,
+            snat_address=ipaddress.ip_address(l4.snat_address) if l4.snat_address else None,
+            own_address_for=self._near(service) if l4.forward is Forward.TRANSPARENT else (),
+            devices=tuple(guard.device for guard in _guards(self._network)) if past_us else (),
+        )
+
+    def _persistence(self, service: Service) -> Persistence | None:
+        persist = service.pool.persist
+        if persist is None:
+            return None
+        return Persistence(
+            self._numbers[f"group {persist.group}"], max(1, round(persist.timeout_s)), persist.max_entries
+        )
+
+    def _servers(self, service: Service) -> tuple[Server, ...]:
+        pool = service.pool
+        if self._members is None:
+            return tuple(self._server(service, pool.key(member), 1, None) for member in pool.members)
+        records = [self._members[pool.key(member)] for member in pool.members]
+        given = self._shares_by_family(service, records)
+        return tuple(self._server(service, r.key, given[r.key], r) for r in records)
+
+    def _shares_by_family(self, service: Service, records: list[Record]) -> Mapping[MemberKey, int]:
+        """A server takes part in its own family only: there is no translation between them."""
+        given: dict[MemberKey, int] = {}
+        for ipv6 in (False, True):
+            part = [
+                r for r in records if r.member.endpoint.is_ipv6 == ipv6 and not self._out_of_service(service, r.key)
+            ]
+            given |= {record.key: share for record, share in zip(part, self._shares(service, part), strict=True)}
+        return {record.key: given.get(record.key, 0) for record in records}
+
+    def _out_of_service(self, service: Service, key: MemberKey) -> bool:
+        return service.source.probe_failed == "take_out_of_service" and self._strays(key)
+
+    def _server(self, service: Service, key: MemberKey, share: int, record: Record | None) -> Server:
+        assert service.l4 is not None
+        member = next(m for m in service.pool.members if m.real_server == key.real_server)
+        address = ipaddress.ip_address(member.endpoint.host)
+        own_port = member.endpoint.port != service.l4.listen[0].first
+        return Server(
+            number=self._numbers[str(key)],
+            machine=self._numbers[f"machine {key.real_server}"],
+            address=address,
+            port=member.endpoint.port if own_port else 0,
+            share=min(share, 1000),
+            returning=record is None
+            or (record.state.availability != CLOSED and not self._out_of_service(service, key)),
+            down=record is not None and record.state.health.up is False,
+            own_address=service.l4.forward is Forward.TRANSPARENT and self._strays(key),
+            device=self._device(service, address),
+        )
+
+    def _device(self, service: Service, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+        assert service.l4 is not None
+        if service.l4.forward is Forward.TUNNEL:
+            return TUNNEL_DEVICES[address.version]
+        if service.l4.forward is not Forward.DSR:
+            return ""
+        segment = self._network.segment_of(address)
+        if segment is None:
+            raise MailbalancerError(
+                f"service {service.name}: real server {address} is in no network of this machine, and forward: dsr "
+                "reaches only machines on the same segment",
+                "give this machine an address in that network, or write forward: tunnel",
+            )
+        return segment[0].name
+
+    def _near(self, service: Service) -> tuple[IPNetwork, ...]:
+        """Clients that a server answers directly, past us: those in its own network, and those that are listed."""
+        segments = (self._network.segment_of(ipaddress.ip_address(m.endpoint.host)) for m in service.pool.members)
+        return tuple(dict.fromkeys((*(found[1] for found in segments if found), *service.source.balancer_for)))
+
+    def _outbound(self, service: Service) -> Iterable[Outbound]:
+        assert service.l4 is not None
+        if not service.l4.masquerade_outbound:
+            return
+        address = ipaddress.ip_address(service.l4.masquerade_outbound)
+        servers = [ipaddress.ip_address(m.endpoint.host) for m in service.pool.members]
+        own = tuple(dict.fromkeys(server for server in servers if server.version == address.version))
+        segments = [self._network.segment_of(server) for server in own]
+        if own:
+            yield Outbound(own, tuple(dict.fromkeys(found[1] for found in segments if found)), address)
+
+
+def _guards(network: Network) -> tuple[Guard, ...]:
+    """Every interface on which frames with addresses of ours could come in."""
+    return tuple(
+        Guard(interface.name, interface.mac)
+        for interface in network.interfaces
+        if interface.mac and interface.up and interface.name not in TUNNEL_DEVICES.values()
+    )
+
+
+def _waits_for_device(service: Service, network: Network) -> bool:
+    """A rule can name a device only when it is there; that of tunnels is made when the configuration is applied."""
+    tunnel = service.l4 is not None and service.l4.forward is Forward.TUNNEL
+    return tunnel and not any(network.interface(name) for name in TUNNEL_DEVICES.values())
+
+
+def _names(config: Config) -> list[str]:
+    """Everything that has a number in the kernel."""
+    names: list[str] = []
+    for service in config.services:
+        if service.l4 is None:
+            continue
+        names.append(service.name)
+        names += [str(service.pool.key(member)) for member in service.pool.members]
+        names += [f"machine {member.real_server}" for member in service.pool.members]
+        if service.pool.persist is not None:
+            names.append(f"group {service.pool.persist.group}")
+    return names
+
+
+def ledger_path(config: Config) -> Path:
+    """Beside the control socket: what it speaks of is gone after a reboot, as that folder is."""
+    return Path(config.control_socket).with_suffix(".host.json")

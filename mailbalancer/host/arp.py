@@ -1,0 +1,65 @@
+"""Tells the segment that an address is here now: gratuitous ARP (RFC 5227 section 3), unsolicited neighbour
+advertisement (RFC 4861 section 7.2.6).
+
+Decides: the frames.
+Refuses to know: when an address has moved.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+
+from mailbalancer.host.commands import HostError
+
+_ETH_ARP, _ETH_IPV6 = 0x0806, 0x86DD
+_BROADCAST = b"\xff" * 6
+_ALL_NODES = ipaddress.ip_address("ff02::1").packed
+_ALL_NODES_MAC = bytes.fromhex("333300000001")
+_ICMPV6 = 58
+#: Override: what others remember is replaced (RFC 4861 section 4.4).
+_OVERRIDE = 0x20000000
+
+
+def announce(address: str, device: str, mac: str) -> None:
+    """Send the frame once.
+
+    Raises:
+        HostError: the interface is gone, or CAP_NET_RAW is missing.
+    """
+    frame = announcement(address, mac)
+    try:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.sendto(frame, (device, 0))
+    except OSError as error:
+        raise HostError(f"{address} cannot be announced on {device}: {error.strerror}") from error
+
+
+def announcement(address: str, mac: str) -> bytes:
+    """The whole Ethernet frame."""
+    hardware = bytes.fromhex(mac.replace(":", ""))
+    packed = ipaddress.ip_address(address).packed
+    return _gratuitous(hardware, packed) if len(packed) == 4 else _unsolicited(hardware, packed)
+
+
+def _gratuitous(mac: bytes, address: bytes) -> bytes:
+    """A request for one's own address: hosts update what they know, and nobody has to answer."""
+    body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + address + bytes(6) + address
+    return _BROADCAST + mac + struct.pack("!H", _ETH_ARP) + body
+
+
+def _unsolicited(mac: bytes, address: bytes) -> bytes:
+    body = struct.pack("!BBHI", 136, 0, 0, _OVERRIDE) + address + struct.pack("!BB", 2, 1) + mac
+    pseudo = address + _ALL_NODES + struct.pack("!II", len(body), _ICMPV6)
+    body = body[:2] + struct.pack("!H", _checksum(pseudo + body)) + body[4:]
+    header = struct.pack("!IHBB", 6 << 28, len(body), _ICMPV6, 255) + address + _ALL_NODES
+    return _ALL_NODES_MAC + mac + struct.pack("!H", _ETH_IPV6) + header + body
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
