@@ -136,6 +136,7 @@ class Rollout:
             tuple(entry.id for entry in part),
             bindings,
             target.fronts,
+            slots.sources,
         )
         self._workers.send(worker, message, [entry.sockets[worker.index].fileno() for entry in part])
 

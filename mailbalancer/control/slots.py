@@ -8,15 +8,15 @@ Refuses to know: what is counted there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.ipc.board import Board, Count
-from mailbalancer.model import Config, MemberKey
+from mailbalancer.model import Config, MemberKey, SourceKey
 
-#: A member, or a service by its name.
-Owner = MemberKey | str
+#: A member, one of our addresses towards a member, or a service by its name.
+Owner = MemberKey | SourceKey | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Allocation:
 
     members: dict[MemberKey, int]
     services: dict[str, int]
+    sources: dict[SourceKey, int] = field(default_factory=dict)
 
 
 class Slots:
@@ -43,7 +44,8 @@ class Slots:
         """
         members = dict.fromkeys(pool.key(member) for pool in config.pools() for member in pool.members)
         services = [service.name for service in config.services]
-        wanted: list[Owner] = [*members, *services]
+        sources = [key for service in config.services for key in service.source_keys()]
+        wanted: list[Owner] = [*members, *services, *sources]
         held = {key: self._owner[key] for key in wanted if key in self._owner}
         missing = [key for key in wanted if key not in held]
         free = list(islice(self._free(set(held.values())), len(missing)))
@@ -56,11 +58,19 @@ class Slots:
         for key, slot in zip(missing, free, strict=False):
             self._board.clear_slot(slot)
             held[key] = slot
-        return Allocation({key: held[key] for key in members}, {name: held[name] for name in services})
+        return Allocation(
+            {key: held[key] for key in members},
+            {name: held[name] for name in services},
+            {key: held[key] for key in sources},
+        )
 
     def commit(self, allocation: Allocation) -> None:
         """This allocation is in use now."""
-        everybody: list[tuple[Owner, int]] = [*allocation.members.items(), *allocation.services.items()]
+        everybody: list[tuple[Owner, int]] = [
+            *allocation.members.items(),
+            *allocation.services.items(),
+            *allocation.sources.items(),
+        ]
         taken = dict(everybody)
         self._used = set(taken.values())
         earlier = {key: slot for key, slot in self._owner.items() if slot not in self._used}

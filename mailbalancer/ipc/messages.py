@@ -13,7 +13,7 @@ import pickle
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mailbalancer.model import Config, Endpoint, MemberKey
+from mailbalancer.model import Config, Endpoint, MemberKey, SourceKey
 from mailbalancer.tls.material import Material
 
 # ---------------------------------------------------------------- down
@@ -31,6 +31,7 @@ class Configure:
         passed: listener ids of the attached descriptors, in order.
         bindings: persistence known to the supervisor, for a worker that starts empty.
         fronts: what the services that speak TLS show their clients.
+        source_slots: where sessions from one of our addresses to one real server are counted.
     """
 
     version: int
@@ -41,6 +42,7 @@ class Configure:
     passed: tuple[int, ...] = ()
     bindings: tuple[Binding, ...] = ()
     fronts: dict[str, Front] = field(default_factory=dict)
+    source_slots: dict[SourceKey, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -504,6 +504,8 @@ class MailSession(Placement):
             "duration_s": self._engine.reactor.now - self.started_at,
             "end": reason,
         }
+        if self.bind_address:
+            line["source"] = self.bind_address
         tried = self.passed_over + self.tried
         if tried:
             line["tried"] = ",".join(tried)

@@ -40,6 +40,7 @@ from mailbalancer.tls.context_pool import ContextPool
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.fronts import Fronts
 from mailbalancer.worker.listener import Listener
+from mailbalancer.worker.mail_service import MailService
 from mailbalancer.worker.modes import runtime_of
 from mailbalancer.worker.service import Service
 
@@ -248,6 +249,8 @@ class Worker:
                 if runtime is not None:
                     runtime.retire()
                 runtime = self._services[service.name] = runtime_of(service.mode)(self._engine, self._tell)
+            if isinstance(runtime, MailService):
+                runtime.source_slots = message.source_slots
             runtime.configure(service, message.service_slots[service.name], message.slots, self._tables)
             runtime.offer = offers.get(service.name)
 

@@ -26,6 +26,10 @@ from mailbalancer.worker.service import Service, Target
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
 
 
+#: ip(7); Python has no name for it.
+_IP_BIND_ADDRESS_NO_PORT = 24
+
+
 class Placement:
     """Base of everything that needs a real server. Subclasses say what follows in `placed` and `unplaced`.
 
@@ -35,6 +39,8 @@ class Placement:
         target: the server chosen last; None before the first choice.
         server: the connection to it, from the moment of connecting; it is the subclass's from `placed` on.
         tried: names of the servers that failed for this session.
+        bind_address: of ours, that connections to servers leave from; empty: the kernel chooses.
+        source_slot: where this session is counted for that address; -1: nowhere.
         why: what decided for `target`, in a word.
         last_failure: why the last server was not taken, in words.
     """
@@ -43,6 +49,7 @@ class Placement:
         "_engine",
         "_wheel_key",
         "address",
+        "bind_address",
         "connecting",
         "held_key",
         "held_table",
@@ -52,6 +59,7 @@ class Placement:
         "server",
         "service",
         "slot",
+        "source_slot",
         "target",
         "tls_session",
         "tried",
@@ -68,6 +76,8 @@ class Placement:
         self.route = ""
         self.target: Target | None = None
         self.slot = -1
+        self.bind_address = ""
+        self.source_slot = -1
         self.server: socket.socket | None = None
         self.connecting = False
         self.waiting = False
@@ -143,6 +153,9 @@ class Placement:
         if self.slot >= 0:
             engine.ints[engine.cell(self.slot, Count.SESSIONS)] -= 1
             self.slot = -1
+        if self.source_slot >= 0:
+            engine.ints[engine.cell(self.source_slot, Count.SESSIONS)] -= 1
+            self.source_slot = -1
 
     def seek_due(self, now: float) -> bool:
         """A deadline came. True when it was that of connecting or queueing, and has been dealt with."""
@@ -193,6 +206,16 @@ class Placement:
             return
         self.server = server
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.bind_address:
+            try:
+                # the port is chosen by connect(2), so that one address has a port for each server and not one for all
+                server.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+                server.bind((self.bind_address, 0))
+            except OSError as error:
+                self._connect_failed(
+                    error.errno or errno.EADDRNOTAVAIL, f"{self.bind_address} is not an address of ours"
+                )
+                return
         code = server.connect_ex(target.sockaddr)
         if code in (0, errno.EINPROGRESS):
             self.connecting = True

@@ -559,12 +559,14 @@ class SmtpSession(MailSession):
         if message is None or target is None:
             return
         engine.ints[engine.cell(target.slot, Count.MESSAGES if accepted else Count.MESSAGES_REFUSED)] += 1
-        helo = self._dialogue.helo
+        helo, one = self._dialogue.helo, self.service.class_of(self.address)
+        fields = {"class": one.name} if one is not None else {}
         engine.log.info(
             "message",
             service=self.service.name,
             client=str(Endpoint(self.address, self.port)),
             server=target.name,
+            **fields,
             helo=one_line(helo.argument.decode("utf-8", "replace")) if helo is not None else None,
             client_tls=tls_facts(self.client),
             server_tls=tls_facts(self.link),

@@ -57,6 +57,7 @@ from mailbalancer.model import (
     RealServer,
     Route,
     Service,
+    SourceKey,
 )
 from mailbalancer.tls.context_pool import NOWHERE
 from mailbalancer.tls.material import read_material
@@ -150,6 +151,7 @@ class LoneWorker:
         self.messages: list[Up] = []
         self.slots: dict[MemberKey, int] = {}
         self.service_slots: dict[str, int] = {}
+        self.source_slots: dict[SourceKey, int] = {}
         self.version = 0
         self._listeners: dict[tuple[str, Endpoint], tuple[int, socket.socket]] = {}
         self._next_number = 1
@@ -270,13 +272,23 @@ class LoneWorker:
         self._give_slots(config)
         listening, passed, fds = self._listen(config)
         message = Configure(
-            self.version, config, dict(self.slots), dict(self.service_slots), listening, passed, bindings, fronts or {}
+            self.version,
+            config,
+            dict(self.slots),
+            dict(self.service_slots),
+            listening,
+            passed,
+            bindings,
+            fronts or {},
+            dict(self.source_slots),
         )
         self.send(message, fds)
 
     def _give_slots(self, config: Config) -> None:
         for service in config.services:
             self.service_slots.setdefault(service.name, self._next_slot())
+            for source in service.source_keys():
+                self.source_slots.setdefault(source, self._next_slot())
             for pool in service.pools():
                 for member in pool.members:
                     key = pool.key(member)
@@ -286,7 +298,7 @@ class LoneWorker:
                     self.board.floats[self.board.slot(self.slots[key], Slot.WEIGHT)] = member.weight
 
     def _next_slot(self) -> int:
-        return len(self.slots) + len(self.service_slots)
+        return len(self.slots) + len(self.service_slots) + len(self.source_slots)
 
     def _listen(self, config: Config) -> tuple[dict[int, Listening], tuple[int, ...], list[int]]:
         wanted = {(s.name, endpoint) for s in config.services for endpoint in s.listen}
