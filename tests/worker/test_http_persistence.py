@@ -15,6 +15,7 @@ from mailbalancer.ipc.board import Availability, Count
 from mailbalancer.ipc.messages import Bound
 from mailbalancer.model import Http, Mode, Persist, ProxyProtocol
 from tests.support.lone_worker import Door, LoneWorker, receive_all, service
+from tests.support.waiting import eventually
 from tests.support.web import Asked, Message, Web, Wire, reply
 
 NAMES = ("ex1", "ex2", "ex3")
@@ -250,7 +251,9 @@ def test_a_trusted_proxy_is_believed(worker: LoneWorker, servers: list[Web]) -> 
     assert request.value("X-Forwarded-Proto") == "https"
     assert request.value("Forwarded").startswith("for=10.1.2.3;")
     assert ask(worker, "X-Forwarded-For: 10.6.0.1").status == 403
-    lines = [line for line in worker.log_lines() if line["message"] == "request"]
+    lines = eventually(
+        lambda: [line for line in worker.log_lines() if line["message"] == "request"], what="a line in the log"
+    )
     assert lines[0]["client"].startswith("10.1.2.3:")
     assert lines[0]["peer"] == "127.0.0.1"
 

@@ -18,6 +18,7 @@ from mailbalancer.model import ClientTls, Http, HttpLimits, Mode, Persist, Serve
 from tests.support.certs import Authority, Issued
 from tests.support.lone_worker import LoneWorker, Place, front, receive_all, service
 from tests.support.servers import Connection
+from tests.support.waiting import eventually
 from tests.support.web import Asked, Cut, Web, Wire, reply
 
 GET = b"GET / HTTP/1.1\r\nHost: mail.example.com\r\n\r\n"
@@ -84,7 +85,9 @@ def test_clients(worker: LoneWorker, authority: Authority) -> None:
             assert answer.value("Strict-Transport-Security") == "max-age=99"
             assert answer.value("Set-Cookie").endswith("; Path=/; HttpOnly; SameSite=None; Secure")
         assert ex1.requests[0].value("X-Forwarded-Proto") == "https"
-        (line, *_) = [line for line in worker.log_lines() if line["message"] == "request"]
+        (line, *_) = eventually(
+            lambda: [line for line in worker.log_lines() if line["message"] == "request"], what="a line in the log"
+        )
         assert (line["tls"], line["sni"]) == ("TLSv1.3", "mail.example.com")
 
 
