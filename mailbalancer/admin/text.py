@@ -192,6 +192,8 @@ def _service_block(service: Facts, *, wide: bool) -> Iterator[RenderableType]:
     yield _indented(_service_counts(service))
     if sentence := words.imbalance(service):
         yield _indented(_toned(f"warning: {sentence}", Tone.WARNING))
+    for source in service.get("sources", ()):
+        yield _indented(_source_words(source))
     for pool in service["pools"]:
         yield _indented(Text(_pool_words(pool)))
         yield _indented(_server_table(pool["real_servers"], wide=wide))
@@ -203,6 +205,14 @@ def _service_counts(service: Facts) -> Text:
     if service["queued"]:
         line.append(f", {service['queued']} waiting", style=_STYLES[Tone.WARNING])
     return line.append(f", {words.size(service['bytes_in'])} in, {words.size(service['bytes_out'])} out")
+
+
+def _source_words(source: Facts) -> Text:
+    """`relay from 10.0.2.6 to ex1: 17/20`."""
+    full = source["limit"] and source["sessions"] >= source["limit"]
+    of = f"/{source['limit']}" if source["limit"] else ""
+    line = Text(f"{plain(source['class'])} from {plain(source['address'])} to {plain(source['real_server'])}: ")
+    return line.append(f"{source['sessions']}{of}", style=_STYLES[Tone.WARNING] if full else "")
 
 
 def _pool_words(pool: Facts) -> str:

@@ -19,7 +19,7 @@ from mailbalancer.control.members import Members, Record
 from mailbalancer.control.rollout import Target
 from mailbalancer.control.workers import Worker, Workers
 from mailbalancer.ipc.board import Availability, Beat, Board, Count
-from mailbalancer.model import MemberKey, Pool, Service
+from mailbalancer.model import MemberKey, Pool, Service, SourceKey
 
 _AVAILABILITY = {
     int(Availability.CLOSED): "closed",
@@ -114,8 +114,27 @@ class Status:
             "imbalance": self._imbalances.worst(service.name),
             "client_tls": service.client_tls and {"certificates": list(service.client_tls.certificates)},
             "server_tls": service.server_tls and {"verify": service.server_tls.verify.kind},
+            "sources": self._sources(service, running),
             "pools": pools,
         }
+
+    def _sources(self, service: Service, running: Target) -> list[dict[str, Any]]:
+        """Sessions of each class's addresses at each real server, beside the limit that servers have for one address."""
+        limit = service.source.per_source_limit
+        return [
+            {
+                "class": one.name,
+                "address": address,
+                "real_server": member.real_server,
+                "sessions": self._board.total(
+                    running.allocation.sources[SourceKey(service.name, address, member.real_server)], Count.SESSIONS
+                ),
+                "limit": limit,
+            }
+            for one in service.source.classes
+            for address in one.addresses
+            for member in service.pool.members
+        ]
 
     def _together(self, service: Service, behind: list[dict[str, Any]], slot: int, word: str) -> int:
         """Of a service that the kernel forwards, what its real servers have; nobody else counts there."""

@@ -22,7 +22,7 @@ from mailbalancer.control.workers import Workers
 from mailbalancer.ipc.board import Beat, Board, Count
 from mailbalancer.ipc.messages import Imbalance
 from mailbalancer.log import Log
-from mailbalancer.model import AdminState, Check, Config, Endpoint, MemberKey
+from mailbalancer.model import AdminState, Check, Config, Endpoint, MemberKey, Source, SourceClass, SourceKey
 from tests.control.configurations import config, persist, pool, route, service
 from tests.control.crew import Stub
 
@@ -137,6 +137,16 @@ def test_weights_under_back_pressure_and_imbalance(office: Office) -> None:
     assert office.smtp()["imbalance"] is None
     office.imbalances.take(0, Imbalance("smtp", "10.0.0.1", 3, 4), CONFIG)
     assert office.smtp()["imbalance"] == {"source": "10.0.0.1", "sessions": 3, "total": 4, "share": 0.75}
+
+
+def test_sessions_of_each_source_address(log: Log) -> None:
+    source = Source(classes=(SourceClass("relay", (), ("10.0.2.6",)),), per_source_limit=20)
+    office = Office(log, config(service("smtp", source=source)))
+    slot = office.plan.sources[SourceKey("smtp", "10.0.2.6", "ex1")]
+    for worker, sessions in ((0, 9), (1, 8)):
+        office.board.ints[office.board.count(worker, slot, Count.SESSIONS)] = sessions
+    found = [(s["class"], s["address"], s["real_server"], s["sessions"], s["limit"]) for s in office.smtp()["sources"]]
+    assert found == [("relay", "10.0.2.6", "ex1", 17, 20), ("relay", "10.0.2.6", "ex2", 0, 20)]
 
 
 def test_beats(office: Office) -> None:
