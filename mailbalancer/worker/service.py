@@ -29,6 +29,9 @@ from mailbalancer.tls.offer import Offer
 from mailbalancer.wire import proxy_header
 from mailbalancer.worker.engine import Engine
 
+#: How often a session chooses when other workers take the place it was given in the same moment.
+CHOICES = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -199,23 +202,39 @@ class Service:
 
     def choose(self, session: Seeker) -> Target | Refusal:
         """A server for this session, counted on the board from this moment."""
-        engine = self._engine
         pool = self._pool_of(session)
+        for _ in range(CHOICES):
+            chosen = self._ask(pool, session)
+            if isinstance(chosen, Refusal):
+                return self._refusal_counted(chosen)
+            if self._occupy(chosen.member):
+                session.why = chosen.why
+                return pool.targets[chosen.member.name]
+        return Refusal.ALL_FULL
+
+    def _ask(self, pool: ServicePool, session: Seeker) -> Choice | Refusal:
+        engine = self._engine
         now = engine.reactor.now
         if pool.table is None:
-            chosen = pool.pool.pick(engine.view, now, session.address.encode(), session.tried)
-        else:
-            chosen = self._persistent(pool, pool.table, session, now)
-        if isinstance(chosen, Refusal):
-            if chosen is Refusal.NONE_READY:
-                engine.ints[self._refused_cell] += 1
-            return chosen
-        session.why = chosen.why
-        ints = engine.ints
-        slot = chosen.member.slot
-        ints[engine.cell(slot, Count.SESSIONS)] += 1
+            return pool.pool.pick(engine.view, now, session.address.encode(), session.tried)
+        return self._persistent(pool, pool.table, session, now)
+
+    def _refusal_counted(self, refusal: Refusal) -> Refusal:
+        if refusal is Refusal.NONE_READY:
+            self._engine.ints[self._refused_cell] += 1
+        return refusal
+
+    def _occupy(self, member: PoolMember) -> bool:
+        """Count a session on this member. False: other workers have taken the last places in the same moment, so it is
+        not counted after all. Every worker counts before it looks, so a limit is never exceeded."""
+        engine, slot = self._engine, member.slot
+        ints, here = engine.ints, engine.cell(slot, Count.SESSIONS)
+        ints[here] += 1
+        if engine.view.exceeded(slot, member.max_sessions):
+            ints[here] -= 1
+            return False
         ints[engine.cell(slot, Count.TOTAL)] += 1
-        return pool.targets[chosen.member.name]
+        return True
 
     def closed(self, session: Seeker, *, waiting: bool) -> None:
         """A session is over; somebody who waits may have its place."""

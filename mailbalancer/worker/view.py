@@ -46,6 +46,13 @@ class BoardView:
         limit = self._limits.get(slot)
         return limit is None or sum(self.sessions(s) for s in limit[1]) < limit[0]
 
+    def exceeded(self, slot: int, max_sessions: int) -> bool:
+        """Whether there are more sessions than a limit allows: that of the pool, or that of the real server."""
+        if max_sessions and self.sessions(slot) > max_sessions:
+            return True
+        limit = self._limits.get(slot)
+        return limit is not None and sum(self.sessions(s) for s in limit[1]) > limit[0]
+
     def ramp(self, slot: int) -> tuple[float, float]:
         floats, offset = self._floats, slot * SLOT
         return floats[self._ramp_at + offset], floats[self._ramp_s + offset]

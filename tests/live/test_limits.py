@@ -69,9 +69,8 @@ def test_a_limit_holds_over_all_workers_and_the_queue_is_served(pair: tuple[Name
     with Balancer(limited, tmp_path) as balancer:
         clients = [connect(port) for _ in range(30)]
         eventually(lambda: places(balancer)[1] + sum(places(balancer)[0]) == 30, what="all have a server or wait")
-        served_at_once, _ = places(balancer)
-        # workers that choose in the same microsecond do not see each other: one session too many each, never more
-        assert all(5 <= sessions <= 5 + 3 for sessions in served_at_once), served_at_once
+        # a worker counts before it looks, so the sum may be one too high for a moment, but nobody is served above it
+        eventually(lambda: list(places(balancer)[0]) == [5, 5], what="the limit is reached and kept")
         served = 0
         while clients:  # whoever has a server leaves, and somebody who waits has its place
             ready = [client for client in clients if is_greeted(client)]

@@ -70,3 +70,17 @@ def test_the_limit_of_a_real_server_counts_all_its_slots_in_all_workers(board: B
     assert view.room(2)
     view.set_limits({})
     assert view.room(1)
+
+
+def test_a_limit_is_exceeded_only_above_it(board: Board) -> None:
+    view = BoardView(board, 0)
+    for worker in range(WORKERS):
+        board.ints[board.count(worker, 1, Count.SESSIONS)] = 2
+    assert not view.exceeded(1, 0)
+    assert not view.exceeded(1, 6)
+    assert view.exceeded(1, 5)
+    view.set_limits({1: (7, (1, 2)), 2: (7, (1, 2))})
+    board.ints[board.count(2, 2, Count.SESSIONS)] = 1
+    assert not view.exceeded(1, 0)
+    board.ints[board.count(1, 2, Count.SESSIONS)] = 1
+    assert view.exceeded(2, 0)
