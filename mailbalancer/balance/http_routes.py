@@ -87,9 +87,11 @@ class Routes(Generic[Found]):
         found = self._match(host, path.lower())
         if not self._looks_at_paths or not _AMBIGUOUS.search(path):
             return found
+        asked = path
         for _ in range(_DECODED_AT_MOST + 1):
-            if self._match(host, _as_lenient_servers_read(path)) is not found:
-                raise Ambiguous(f"path {path[:80]!r} can be read as another one, which belongs to another route")
+            slashes = path.lower().replace(b"\\", b"/")
+            if not (self._match(host, slashes) is self._match(host, _as_lenient_servers_read(slashes)) is found):
+                raise Ambiguous(f"path {asked[:80]!r} can be read as another one, which belongs to another route")
             path = _ESCAPE.sub(lambda escape: bytes((int(escape[1], 16),)), path)
         return found
 
@@ -104,9 +106,9 @@ class Routes(Generic[Found]):
 
 
 def _as_lenient_servers_read(path: bytes) -> bytes:
-    """Lower-case, backslashes as slashes, without parameters, empty segments and dot segments (RFC 3986 5.2.4)."""
+    """Without parameters, empty segments and dot segments (RFC 3986 section 5.2.4)."""
     segments: list[bytes] = []
-    for segment in _PARAMETERS.sub(b"", path.lower().replace(b"\\", b"/")).split(b"/"):
+    for segment in _PARAMETERS.sub(b"", path).split(b"/"):
         if segment == b"..":
             del segments[-1:]
         elif segment not in (b"", b"."):

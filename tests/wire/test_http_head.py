@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -249,3 +251,95 @@ def test_any_bytes_give_one_answer_at_any_split_and_no_other_error(data, cuts, l
             seen = len(arrived)
         else:
             assert whole is None
+
+
+# --- fields that come again ------------------------------------------------------------------------------------------
+
+AGAIN = b"\r\nHost: mail.example.com\r\nCookie: a=1\r\nX-Other: y\r\n\r\n"
+
+
+def test_the_same_fields_behind_another_first_line_mean_the_same():
+    reader = RequestReader(("cookie",))
+    for line in (b"GET / HTTP/1.1", b"GET /long/er?x HTTP/1.1", b"POST /%41 HTTP/1.1", b"DELETE /x HTTP/1.1"):
+        fresh = RequestReader(("cookie",)).read(line + AGAIN)
+        known = reader.read(line + AGAIN)
+        assert known == fresh
+        assert known.rewritten({b"cookie"}, b"A: b\r\n") == fresh.rewritten({b"cookie"}, b"A: b\r\n")
+    assert known.fields is not None
+    assert known.fields is reader.read(b"GET / HTTP/1.1" + AGAIN).fields
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET / HTTP/1.0", b"GET http://mail.example.com/ HTTP/1.1", b"OPTIONS * HTTP/1.1",
+        b"CONNECT mail.example.com:443 HTTP/1.1",
+    ],
+)  # fmt: skip
+def test_first_lines_that_the_fields_depend_on_are_judged_with_them(line):
+    reader = RequestReader(("cookie",))
+    for _ in range(3):
+        reader.read(b"GET / HTTP/1.1" + AGAIN)
+    try:
+        expected = RequestReader(("cookie",)).read(line + AGAIN)
+    except BadMessage as bad:
+        with pytest.raises(BadMessage, match=re.escape(str(bad))):
+            reader.read(line + AGAIN)
+    else:
+        found = reader.read(line + AGAIN)
+        assert found == expected
+        assert found.fields is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /#x HTTP/1.1", b"GET  / HTTP/1.1", b"GET /\x7f HTTP/1.1", b"G@T / HTTP/1.1", b"GET / HTTP/1.2",
+        b"GET http://other.example.com/ HTTP/1.1", b"CONNECT / HTTP/1.1", b"A" * 65 + b" / HTTP/1.1",
+        b"GET / HTTP/1.1 ", b"GET /" + b"a" * 16384 + b" HTTP/1.1",
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_no_first_line_passes_because_its_fields_are_known(line):
+    reader = RequestReader(("cookie",))
+    for _ in range(3):
+        reader.read(b"GET / HTTP/1.1" + AGAIN)
+    with pytest.raises(BadMessage) as fresh:
+        RequestReader(("cookie",)).read(line + AGAIN)
+    with pytest.raises(BadMessage) as known:
+        reader.read(line + AGAIN)
+    assert (known.value.status, str(known.value)) == (fresh.value.status, str(fresh.value))
+
+
+def test_what_follows_from_fields_is_kept_with_them():
+    reader = RequestReader()
+    heads = [reader.read(b"GET / HTTP/1.1" + AGAIN) for _ in range(3)]
+    assert heads[0].fields is None  # once is no habit
+    assert heads[1].fields is heads[2].fields
+    heads[1].fields.keep("key", 1)
+    assert heads[2].fields.made("key") == 1
+    assert heads[2].fields.made("other") is None
+    for number in range(100):
+        heads[1].fields.keep(number, number)
+    assert sum(heads[1].fields.made(number) is not None for number in range(100)) <= 16
+
+
+def test_answers_are_remembered_too():
+    reader = ResponseReader()
+    for line in (b"HTTP/1.1 200 OK", b"HTTP/1.1 404 Not Found", b"HTTP/1.1 304"):
+        for _ in range(2):
+            assert reader.read(line + AGAIN) == ResponseReader().read(line + AGAIN)
+    assert reader.read(b"HTTP/1.1 200 OK" + AGAIN).fields is not None
+    assert reader.read(b"HTTP/1.0 200 OK" + AGAIN).fields is None
+    with pytest.raises(BadMessage):
+        reader.read(b"HTTP/1.1 600 No" + AGAIN)
+
+
+def test_the_memory_has_a_bound():
+    reader = RequestReader()
+    for number in range(2000):
+        for _ in range(2):
+            reader.read(b"GET / HTTP/1.1\r\nHost: a\r\nX: %d\r\n\r\n" % number)
+    assert len(reader._memory._known) <= 256
+    large = b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (b"x" * 5000)
+    assert all(reader.read(large).fields is None for _ in range(4))
