@@ -162,10 +162,8 @@ def _refuse_shared_forwarding(report: Report, services: Sequence[model.Service])
 
 def _refuse_loops(report: Report, services: Sequence[model.Service]) -> None:
     """A real server that is a listener of ours, directly or through other services, would never end."""
-    leads_to: dict[str, set[str]] = {
-        service.name: {other.name for other in services if any(_hits(e, other) for e in _endpoints(service))}
-        for service in services
-    }
+    arrives = _Arrivals(services)
+    leads_to = {s.name: {name for e in _endpoints(s) for name in arrives.at(e)} for s in services}
     for service in services:
         if service.name in _reachable(leads_to, service.name):
             through = sorted(leads_to[service.name])
@@ -178,14 +176,24 @@ def _endpoints(service: model.Service) -> set[model.Endpoint]:
     return {member.endpoint for pool in service.pools() for member in pool.members}
 
 
-def _hits(endpoint: model.Endpoint, service: model.Service) -> bool:
-    """Whether a connection to `endpoint` arrives at this service, as far as the file alone can tell."""
-    if endpoint in service.listen:
-        return True
-    if service.l4 and any(port.address == endpoint.host for port in service.l4.listen):
-        return True
-    wildcard = model.Endpoint("::" if endpoint.is_ipv6 else "0.0.0.0", endpoint.port)
-    return wildcard in service.listen and ipaddress.ip_address(endpoint.host).is_loopback
+class _Arrivals:
+    """Which services a connection to an address arrives at, as far as the file alone can tell."""
+
+    def __init__(self, services: Sequence[model.Service]) -> None:
+        self._listeners: dict[model.Endpoint, list[str]] = {}
+        self._forwarded: dict[str, list[str]] = {}  # layer 4, by address
+        for service in services:
+            for endpoint in service.listen:
+                self._listeners.setdefault(endpoint, []).append(service.name)
+            for port in service.l4.listen if service.l4 else ():
+                self._forwarded.setdefault(port.address, []).append(service.name)
+
+    def at(self, endpoint: model.Endpoint) -> Iterator[str]:
+        yield from self._listeners.get(endpoint, ())
+        yield from self._forwarded.get(endpoint.host, ())
+        if ipaddress.ip_address(endpoint.host).is_loopback:  # another address of ours cannot be told from a server's
+            wildcard = model.Endpoint("::" if endpoint.is_ipv6 else "0.0.0.0", endpoint.port)
+            yield from self._listeners.get(wildcard, ())
 
 
 def _reachable(leads_to: Mapping[str, set[str]], start: str) -> set[str]:
