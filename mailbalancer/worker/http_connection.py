@@ -19,7 +19,6 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
-from mailbalancer.balance.http_keys import activesync_query
 from mailbalancer.balance.http_routes import Ambiguous
 from mailbalancer.ipc.board import Availability
 from mailbalancer.model import Endpoint
@@ -34,9 +33,10 @@ from mailbalancer.wire.hop_by_hop import Connection, cuts, read_connection
 from mailbalancer.wire.http_answer import answer, redirect
 from mailbalancer.wire.http_body import Body, Framing, Kind, Piece, open_body, request_framing
 from mailbalancer.wire.http_head import BadMessage, RequestHead, ResponseHead
-from mailbalancer.wire.http_long_poll import Wait, classify, in_body
+from mailbalancer.wire.http_long_poll import Wait, in_body
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.http_log import Value, request_facts
+from mailbalancer.worker.http_polls import wait_of
 from mailbalancer.worker.http_rewrite import (
     Manner,
     answer_head,
@@ -109,11 +109,12 @@ class HttpConnection:
         "_in",
         "_listening",
         "_out",
-        "_poll_cell",
+        "_polls",
         "_rate_at",
         "_rate_bytes",
         "_returning",
         "_route",
+        "_rpc_session",
         "_seen",
         "_sent_at",
         "_trusted",
@@ -167,7 +168,8 @@ class HttpConnection:
         self._identity = b""
         self._closes = False
         self._finished = False
-        self._poll_cell = -1
+        self._polls = False
+        self._rpc_session = b""
         self._body_bytes = self._rate_bytes = 0
         self._rate_at = 0.0
         self._head_at = self._active_at = self.started_at = now
@@ -402,7 +404,7 @@ class HttpConnection:
         if framing.kind is not Kind.NONE and not self._begin_body(framing):
             return
         if head.method[0] in b"PR":
-            self._classify(head)
+            self._classify(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
         self.has_answer = False
         link = self.link
         if link is not None:
@@ -490,8 +492,8 @@ class HttpConnection:
             return
         self.bytes_in += taken
         self._body_bytes += taken
-        if self.wait is Wait.PERHAPS_EWS and pieces:
-            self._now_waits(in_body(pieces[0]))
+        if self.wait is not Wait.NOT and pieces:
+            self._look_into(pieces[0])
         if taken < len(data):
             self._in = bytes(data[taken:])
         if body.done:
@@ -634,7 +636,7 @@ class HttpConnection:
 
     def _refuse_exchange(self, status: int, failure: str) -> None:
         """End the exchange with an error, or with a reset where an answer has begun."""
-        self._stop_waiting()
+        self._stop_waiting(broken=True)
         if self.has_answer:
             self._log_failure(failure)
             self.end("bad_message", reset=True)
@@ -721,27 +723,33 @@ class HttpConnection:
 
     # ------------------------------------------------------------ requests that wait
 
-    def _classify(self, head: RequestHead) -> None:
-        wait = classify(head.method, head.path, head.values)
-        if wait is Wait.NOT and b"cmd=" not in head.path.lower() and head.path[:12].lower() == b"/microsoft-s":
-            wait = classify(head.method, head.path, head.values, activesync_query(head.path))
-        if wait is Wait.PERHAPS_EWS and self._body_bytes:
-            wait = in_body(self._out)
-            if wait is Wait.NOT and self._body is not None:
-                wait = Wait.PERHAPS_EWS
-        self._now_waits(wait)
+    def _classify(self, head: RequestHead, beginning: bytes) -> None:
+        """Does this request wait for news? `beginning`: what is there of its body."""
+        self._now_waits(wait_of(head))
+        if beginning:
+            self._look_into(beginning)
+
+    def _look_into(self, beginning: bytes | memoryview) -> None:
+        """The first piece of a body tells what the head did not."""
+        if self.wait is Wait.PERHAPS_EWS:
+            self._now_waits(in_body(beginning))
+        elif self.wait is Wait.RPC and not self._rpc_session:
+            self._rpc_session = self.service.channels.opened(self, beginning)
 
     def _now_waits(self, wait: Wait) -> None:
         self.wait = wait
         if wait not in (Wait.NOT, Wait.PERHAPS_EWS):
             self._engine.ints[self.service.long_polls_cell] += 1
-            self._poll_cell = self.service.long_polls_cell
+            self._polls = True
 
-    def _stop_waiting(self) -> None:
+    def _stop_waiting(self, *, broken: bool = False) -> None:
         self.wait = Wait.NOT
-        if self._poll_cell >= 0:
-            self._engine.ints[self._poll_cell] -= 1
-            self._poll_cell = -1
+        if self._polls:
+            self._polls = False
+            self._engine.ints[self.service.long_polls_cell] -= 1
+        if self._rpc_session:
+            cookie, self._rpc_session = self._rpc_session, b""
+            self.service.channels.closed(self, cookie, broken=broken)
 
     # ------------------------------------------------------------ deadlines
 
@@ -864,7 +872,7 @@ class HttpConnection:
         """Close both sides. `reset`: with RST, so that nothing looks complete that is not."""
         if self.stage == _OVER:
             return
-        self._stop_waiting()
+        self._stop_waiting(broken=True)
         if self.stage in (_SEEKING, _EXCHANGE) and reason not in ("server_reset", "bad_message"):
             self._log_failure(reason)
         self.stage = _OVER
@@ -944,7 +952,7 @@ class HttpConnection:
             "state": "tunnel" if self.in_tunnel else self.stage.name.lower(),
             "route": self.route_name,
             "requests": self.requests,
-            "long_poll": "" if self._poll_cell < 0 else self.wait.value,
+            "long_poll": self.wait.value if self._polls else "",
             "pinned": int(self.tied),
             "worker": self._engine.index,
         }

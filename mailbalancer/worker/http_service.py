@@ -27,7 +27,8 @@ from mailbalancer.wire.forwarded import IDENTITY_FIELDS, Trusted
 from mailbalancer.wire.http_answer import answer
 from mailbalancer.wire.http_head import Limits, RequestReader, ResponseReader
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.service import Seeker, Service, ServicePool, Target
+from mailbalancer.worker.http_polls import Channels
+from mailbalancer.worker.service import CHOICES, Seeker, Service, ServicePool, Target
 from mailbalancer.worker.stream import RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class HttpService(Service):
         super().__init__(engine, tell)
         self.retired = False
         self.sources = SourceLimits(0, 0)
+        self.channels = Channels()
         self._idle: dict[Target, list[ServerLink]] = {}
 
     def configure(
@@ -296,17 +298,14 @@ class HttpService(Service):
         link = cast("ServerLink", session)
         route = link.way
         assert route is not None
-        chosen = self._chosen(route.pool, link)
-        engine = self._engine
-        if isinstance(chosen, Refusal):
-            if chosen is Refusal.NONE_READY:
-                engine.ints[self._refused_cell] += 1
-            return chosen
-        link.why = chosen.why
-        slot = chosen.member.slot
-        engine.ints[engine.cell(slot, Count.SESSIONS)] += 1
-        engine.ints[engine.cell(slot, Count.TOTAL)] += 1
-        return route.pool.targets[chosen.member.name]
+        for _ in range(CHOICES):
+            chosen = self._chosen(route.pool, link)
+            if isinstance(chosen, Refusal):
+                return self._refusal_counted(chosen)
+            if self._occupy(chosen.member):
+                link.why = chosen.why
+                return route.pool.targets[chosen.member.name]
+        return Refusal.ALL_FULL
 
     def _chosen(self, pool: ServicePool, link: ServerLink) -> Choice | Refusal:
         engine = self._engine
