@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mailbalancer import model
 from mailbalancer.config import schema, values
@@ -22,6 +22,7 @@ from mailbalancer.config.validate import Checked
 from mailbalancer.tls.material import CertificateError, read_material
 
 MAX_WORKERS = 64
+SOCKET_PATH_BYTES = 107
 
 
 def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> model.Config:
@@ -39,6 +40,7 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
         if isinstance(written, Available | schema.L4Service) and not unavailable(written.mode)
     )
     _refuse_unavailable_modes(report, document)
+    _refuse_long_socket(report, document)
     _refuse_nothing_to_do(report, checked)
     admin = _admin(report, document.admin, document.certificates)
     _refuse_shared_listeners(report, services, admin)
@@ -174,6 +176,16 @@ def _refuse_loops(report: Report, services: Sequence[model.Service]) -> None:
 
 def _endpoints(service: model.Service) -> set[model.Endpoint]:
     return {member.endpoint for pool in service.pools() for member in pool.members}
+
+
+def _refuse_long_socket(report: Report, document: schema.Document) -> None:
+    """Linux takes 107 bytes as the path of a Unix socket (unix(7)); told here, not at the next start."""
+    path = report.file(document.control_socket)
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        text = (
+            f"{path} is longer than the {SOCKET_PATH_BYTES} bytes that Linux allows for a socket; choose a shorter path"
+        )
+        report.problem(("control_socket",), text)
 
 
 class _Arrivals:

@@ -401,3 +401,12 @@ def test_an_expired_certificate_is_served_and_warned_about(load: Load, tmp_path:
     issued.pem.chmod(0o600)
     [warning] = load(f"certificates: {{a: {issued.pem.name}}}\n" + ONE, tmp_path).warnings
     assert "expired" in warning
+
+
+def test_a_socket_path_that_linux_does_not_take(told: Told, load: Load, tmp_path: Path) -> None:
+    long = "/run/" + "a" * 103
+    assert told(f"control_socket: {long}\n" + ONE, tmp_path) == [
+        f"x.yaml:1: control_socket: {long} is longer than the 107 bytes that Linux allows for a socket; "
+        "choose a shorter path"
+    ]
+    assert load(f"control_socket: {long[:-1]}\n" + ONE, tmp_path).control_socket == long[:-1]
