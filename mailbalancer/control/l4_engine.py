@@ -100,6 +100,8 @@ class L4Engine:
         self._network = Network()
         self._running: tuple[Table, ...] | None = None  # None: not known
         self._count = _Count()
+        self._forwarded: frozenset[str] = frozenset()  # names of the services
+        self._seen: list[int] = []
         self._renewed_at = 0.0
         self._watched_at = 0.0
         self._failed_at = 0.0
@@ -148,6 +150,7 @@ class L4Engine:
             MailbalancerError: something could not be done.
         """
         self._config = config
+        self._forwarded = frozenset(service.name for service in config.services if service.l4 is not None)
         if not needs_host(config) and self._ledger is None and not self._ledger_path.exists():
             return
         ledger = self._open_ledger()
@@ -190,7 +193,8 @@ class L4Engine:
             self._watch(now)
             if self._running and now >= self._count.next_at:
                 self._recount(now)
-            if now - self._renewed_at >= RENEW_S and now - self._failed_at >= RETRY_S:
+            due = now - self._renewed_at >= RENEW_S or self._seen != self._availabilities()
+            if due and now - self._failed_at >= RETRY_S:
                 self._renew(now)
         except HostError as error:
             self._failed_at = now
@@ -225,6 +229,7 @@ class L4Engine:
 
     def _renew(self, now: float) -> None:
         assert self._config is not None
+        self._seen = self._availabilities()
         builder = _Builder(self._config, self._network, self._numbers, self._shares(now), self.strays, self._members)
         wanted = tables(builder.ruleset())
         if wanted == self._running or (not wanted and not self._running):
@@ -233,6 +238,10 @@ class L4Engine:
         self._running = wanted
         self._renewed_at = now
         self._forget_dead(self._config)
+
+    def _availabilities(self) -> list[int]:
+        """Who may be given what. A change of it does not wait."""
+        return [record.state.availability for record in self._members if record.pool.service in self._forwarded]
 
     def _shares(self, now: float) -> Callable[[Service, list[Record]], list[int]]:
         def shares(service: Service, records: list[Record]) -> list[int]:

@@ -103,7 +103,8 @@ class Address:
         _require(_DEVICE, self.device)
 
     def do(self, commands: Commands) -> None:
-        extra = ["nodad"] if ":" in self.address else []
+        # the machine's own connections must not leave from it: a real server that has it on `lo` would answer itself
+        extra = ["nodad", "preferred_lft", "0"] if ":" in self.address else []
         commands.run(["ip", "address", "replace", self.address, "dev", self.device, *extra])
 
     def undo(self, commands: Commands) -> None:

@@ -168,3 +168,62 @@ STATE = (
 def state_of(machine: Machine) -> dict[str, str]:
     """The machine's rules, routes, addresses and settings, byte for byte."""
     return {command: machine.run(*command.split()) for command in STATE}
+
+
+class Segment:
+    """One segment with everybody on it: for direct server return, and for one-armed balancers.
+
+    client 10.0.1.5, balancer 10.0.1.1, s1 10.0.1.11, s2 10.0.1.12, router 10.0.1.254 (to far 10.9.0.5) on one switch.
+    """
+
+    def __init__(self, world: World, folder: Path, gateway: str = "254") -> None:
+        self.world = world
+        self.folder = folder
+        self.lan = world.switch("lan")
+        self.client = self._plugged("client", "5")
+        self.router = self._plugged("router", "254")
+        self.router.forwards()
+        self.far = world.machine("far")
+        world.cable(self.far, "eth0", self.router, "eth1")
+        for machine, device, host in ((self.far, "eth0", "5"), (self.router, "eth1", "1")):
+            machine.address(device, f"10.9.0.{host}/24")
+            machine.address(device, f"fd00:9::{host}/64")
+        self.balancer = self._plugged("balancer", "1")
+        self.servers = {name: self._plugged(name, host) for name, host in (("s1", "11"), ("s2", "12"))}
+        for machine, via in [(self.far, ""), (self.client, "254"), (self.balancer, "254")] + [
+            (server, gateway) for server in self.servers.values()
+        ]:
+            machine.route("default", f"10.0.1.{via}" if via else "10.9.0.1")
+            machine.route("default", f"fd00:1::{via}" if via else "fd00:9::1")
+
+    def _plugged(self, name: str, host: str) -> Machine:
+        machine = self.world.machine(name)
+        machine.plug(self.lan, "eth0", f"10.0.1.{host}/24", f"fd00:1::{host}/64")
+        return machine
+
+    def serve(self, port: int = PORT) -> None:
+        """The servers have the service's addresses on `lo`, keep quiet about them, and listen."""
+        for name, machine in self.servers.items():
+            prepare_dsr(machine)
+            serve(machine, name, self.log(name), port)
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def seen(self, name: str) -> list[list[str]]:
+        """See `Farm.seen`."""
+        log = self.log(name)
+        return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+    def balanced(self, config: dict[str, Any]) -> Balancer:
+        """The program on the balancer; a context manager."""
+        return Balancer(config, self.folder, under=self.balancer.inside())
+
+
+def prepare_dsr(machine: Machine) -> None:
+    """What a Linux real server needs for direct server return."""
+    for place in ("all", "eth0"):
+        machine.sysctl(f"net.ipv4.conf.{place}.arp_ignore", "1")
+        machine.sysctl(f"net.ipv4.conf.{place}.arp_announce", "2")
+    machine.address("lo", f"{VIP}/32")
+    machine.address("lo", f"{VIP6}/128")
