@@ -119,7 +119,7 @@ class Status:
         }
 
     def _sources(self, service: Service, running: Target) -> list[dict[str, Any]]:
-        """Sessions of each class's addresses at each real server, beside the limit that servers have for one address."""
+        """Sessions of each class's addresses at each real server, beside what servers allow one address."""
         limit = service.source.per_source_limit
         return [
             {

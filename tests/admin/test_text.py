@@ -148,7 +148,7 @@ def test_pool_with_route_and_persistence() -> None:
 
 def test_sessions_of_a_source_address_stand_beside_the_limit() -> None:
     source = {"class": "relay", "address": "10.0.2.6", "real_server": "ex1", "sessions": 17, "limit": 20}
-    assert "relay from 10.0.2.6 to ex1: 17/20" in status_of(report(service(sources=[source])))
+    assert "relay from 10.0.2.6 to ex1: 17/20" in shown(text.status(report(service(sources=[source])), wide=True))
 
 
 def test_weight_stands_in_a_column_only_when_it_says_something() -> None:

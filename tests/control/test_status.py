@@ -139,7 +139,8 @@ def test_weights_under_back_pressure_and_imbalance(office: Office) -> None:
     assert office.smtp()["imbalance"] == {"source": "10.0.0.1", "sessions": 3, "total": 4, "share": 0.75}
 
 
-def test_sessions_of_each_source_address(log: Log) -> None:
+def test_sessions_of_each_source_address() -> None:
+    log = Log()
     source = Source(classes=(SourceClass("relay", (), ("10.0.2.6",)),), per_source_limit=20)
     office = Office(log, config(service("smtp", source=source)))
     slot = office.plan.sources[SourceKey("smtp", "10.0.2.6", "ex1")]
@@ -147,6 +148,7 @@ def test_sessions_of_each_source_address(log: Log) -> None:
         office.board.ints[office.board.count(worker, slot, Count.SESSIONS)] = sessions
     found = [(s["class"], s["address"], s["real_server"], s["sessions"], s["limit"]) for s in office.smtp()["sources"]]
     assert found == [("relay", "10.0.2.6", "ex1", 17, 20), ("relay", "10.0.2.6", "ex2", 0, 20)]
+    log._close()
 
 
 def test_beats(office: Office) -> None:
