@@ -101,6 +101,8 @@ class HttpConnection:
         "_client",
         "_closes",
         "_connection",
+        "_cookie",
+        "_counted",
         "_engine",
         "_finished",
         "_first_at",
@@ -156,6 +158,8 @@ class HttpConnection:
         self.peer = self.source = plain_address(address)
         self.port = port
         self._trusted = service.trusts and self.peer in service.trusted
+        self._counted = False
+        self._cookie: tuple[Route | None, str, bytes] = (None, "", b"")  # route and server it stands for, and its line
         self._in: bytes | bytearray = b""
         self._seen = 0
         self.head: RequestHead | None = None
@@ -192,10 +196,11 @@ class HttpConnection:
         """May this client be served at all? One whom a trusted proxy will name is judged with each request."""
         service = self.service
         refusal = service.refusal(address) if not self._trusted else service.full()
-        if not refusal and not self._trusted and not service.sources.opened(self.peer):
-            service.count_refused()
-            refusal = "too_many_connections"
-            self._trusted = True  # not counted there, so not to be taken off at the end
+        if not refusal and not self._trusted:
+            self._counted = service.sources.opened(self.peer)
+            if not self._counted:
+                service.count_refused()
+                refusal = "too_many_connections"
         if refusal:
             self.end(refusal, reset=True)
         elif service.offer is not None:
@@ -295,7 +300,7 @@ class HttpConnection:
         self._engine.ints[service.requests_cell] += 1
         self.tied = self.tied or ties
         identity = self._identify(head)
-        refusal = 503 if service.retired else self._refusal(route, now)
+        refusal = 0 if service.unguarded and route.lists is None else self._refusal(route, now)
         if refusal:
             self._refuse(refusal, "")
             return False
@@ -329,6 +334,8 @@ class HttpConnection:
     def _refusal(self, route: Route, now: float) -> int:
         """The status with which this client is turned away; 0: it is not."""
         service = self.service
+        if service.retired:
+            return 503
         if self._trusted and not service.admits(self.source):
             service.count_refused()
             return 403
@@ -408,7 +415,7 @@ class HttpConnection:
         self.has_answer = False
         link = self.link
         if link is not None:
-            if service.keeps(route, link, self._returning, self.source) and self._may_use(link):
+            if service.keeps(route, link, self._returning, self.source) and link.is_quiet():
                 link.move_to(route) if link.way is not route else None
                 self._send_request(link)
                 return
@@ -418,12 +425,6 @@ class HttpConnection:
         if link is not None and link.target is not None and not self._returning.key:
             new.preferred = link.target.name
         new.seek()
-
-    def _may_use(self, link: ServerLink) -> bool:
-        """Its own connection, unless the server has closed it, or was told of another client in a PROXY header."""
-        if self.service.config.proxy_protocol.send and link.address != self.source:
-            return False
-        return link.is_quiet()
 
     def _begin_body(self, framing: Framing) -> bool:
         """What is there of the body goes with the head. False: it is refused, and nothing of it was sent."""
@@ -538,7 +539,9 @@ class HttpConnection:
         server, cookie = link.target.name, b""
         returning = self._returning
         if returning.sets_cookie and returning.server != server and not (route.prefixes or self.in_tunnel):
-            cookie = route.set_cookie(server)
+            if self._cookie[:2] != (route, server):
+                self._cookie = route, server, route.set_cookie(server)
+            cookie = self._cookie[2]
         old = self.is_http_1_0
         manner = Manner(self._closes, self.in_tunnel, old and framing.kind is Kind.CHUNKED, old)
         raw = answer_head(self.service, route, server, head, connection, manner, cookie)
@@ -881,7 +884,7 @@ class HttpConnection:
         engine.sessions.discard(self)
         self._drop_link()
         self._client.close(reset=reset)
-        if not self._trusted:
+        if self._counted:
             service.sources.closed(self.peer)
         service.left()
 

@@ -87,7 +87,7 @@ def answer_head(
         server: name of the real server that answers.
         cookie: a cookie of ours to be set, as a field line; empty: none.
     """
-    added, drop = route.response_fields + cookie, route.response_drop
+    added, drop = route.response_fields, route.response_drop
     if b"set-cookie" in head.values and (route.prefixes or route.learns):
         drop, added = _server_cookies(service, route, server, head, drop, added)
     if manner.switches:
@@ -100,12 +100,14 @@ def answer_head(
         drop = drop | {b"transfer-encoding"}
     fields = head.fields
     if fields is None:
-        return as_http_1_1(head, head.without(cuts(head, connection, drop), added))
+        return as_http_1_1(head, head.without(cuts(head, connection, drop), added + cookie))
     rest: bytes | None = fields.made((added, drop))
     if rest is None:
         raw = head.without(cuts(head, connection, drop), added)
         rest = raw[raw.index(_END_OF_LINE) :]
         fields.keep((added, drop), rest)
+    if cookie:  # another one for every client
+        return b"HTTP/1.1 %d %b%b%b\r\n" % (head.status, head.reason, rest[:-2], cookie)
     return b"HTTP/1.1 %d %b%b" % (head.status, head.reason, rest)
 
 

@@ -198,6 +198,7 @@ class HttpService(Service):
         self.trusted = Trusted(http.trust)
         self.trusts = bool(http.trust)
         self.shared = http.shared
+        self.unguarded = not (http.limits.requests_per_source_s or self.trusts)  # no request is refused for its client
         self.requests_cell = engine.cell(slot, Count.REQUESTS)
         self.long_polls_cell = engine.cell(slot, Count.LONG_POLLS)
         self.pinned_cell = engine.cell(slot, Count.PINNED)
@@ -235,6 +236,7 @@ class HttpService(Service):
         """This service is gone: requests under way are answered, then their connections end."""
         super().retire()
         self.retired = True
+        self.unguarded = False
         self.drop_all_idle()
         self._engine.let_idle_ones_leave(self)
 
@@ -269,9 +271,15 @@ class HttpService(Service):
         """
         target = link.target
         assert target is not None
-        here = route.pool.targets.get(target.name)
-        if here is None or here.endpoint != target.endpoint:
-            return False
+        if link.way is route:
+            here = target
+        else:
+            found = route.pool.targets.get(target.name)
+            if found is None or found.endpoint != target.endpoint:
+                return False
+            here = found
+        if link.address != source and self.config.proxy_protocol.send:
+            return False  # the server was told of another client
         view, now = self._engine.view, self._engine.reactor.now
         availability = view.availability(here.slot)
         if availability < _RETURNING:
