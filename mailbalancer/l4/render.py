@@ -164,19 +164,26 @@ def _spread(service: ForwardedService, servers: Sequence[Server], family: int) -
 
 def _member(service: ForwardedService, server: Server) -> tuple[str, ...]:
     family = server.address.version
-    rules = []
-    if service.persist is not None:
-        clients = _clients(service.persist, family)
-        source, mark = f"{_ip(family)} saddr", f"0x{server.machine_mark:08x}"
-        # `update` would leave an old machine in place: the entry is made anew
-        rules.append(f"delete @{clients} {{ {source} : {mark} }}")
-        rules.append(f"add @{clients} {{ {source} timeout {service.persist.timeout_s}s : {mark} }}")
+    rules = _remembered(service, server)
     rules.append(f"ct mark set 0x{server.mark:08x} counter name new_{server.number}")
     target = str(server.address)
     if server.port:
         target = f"[{target}]:{server.port}" if family == 6 else f"{target}:{server.port}"
     rules.append(f"meta l4proto {service.protocol} dnat {_ip(family)} to {target}")
     return tuple(rules)
+
+
+def _remembered(service: ForwardedService, server: Server) -> list[str]:
+    """From now on this client belongs to this machine."""
+    if service.persist is None:
+        return []
+    family = server.address.version
+    clients, source, mark = _clients(service.persist, family), f"{_ip(family)} saddr", f"0x{server.machine_mark:08x}"
+    # `update` would leave an old machine in place: the entry is made anew
+    return [
+        f"delete @{clients} {{ {source} : {mark} }}",
+        f"add @{clients} {{ {source} timeout {service.persist.timeout_s}s : {mark} }}",
+    ]
 
 
 def _source_nat(services: Sequence[ForwardedService]) -> list[str]:
@@ -266,9 +273,7 @@ def _netdev(ruleset: Ruleset) -> Table:
     counters = [f"{word}_{server.number}" for server in _members(services) for word in ("new", "in")]
     counters += [f"{word}_{at}" for at in range(len(ruleset.guards)) for word in ("own_mac", "own_address")]
     memory = {
-        _flows(service, family): ("map", _flow_map(service, family))
-        for service in services
-        for family in _families(service)
+        _flows(service, family): ("map", _flow_map(service)) for service in services for family in _families(service)
     }
     return Table("netdev", tuple(counters), memory | _tables_of_clients(services), {}, chains)
 
@@ -286,13 +291,12 @@ def _frame_chains(service: ForwardedService) -> dict[str, Chain]:
     chains: dict[str, Chain] = {}
     for family in _families(service):
         servers = [server for server in service.servers if server.address.version == family]
-        flow = _flow(family)
         # a TCP flow of a dead server is dead with it; of UDP only the client's port is the same, so it goes elsewhere
         living = [server for server in servers if service.protocol == "tcp" or not server.down]
-        known = ", ".join(f"0x{server.mark:08x} : goto known_{server.number}" for server in living)
         rules = []
-        if known:
-            rules.append(f"meta mark set {flow} map @{_flows(service, family)}")
+        if living:
+            known = ", ".join(f"0x{server.mark:08x} : goto known_{server.number}" for server in living)
+            rules += [_flow(family), f"meta mark set meta mark map @{_flows(service, family)}"]
             rules.append(f"meta mark vmap {{ {known} }}")
         rules += _admission(service, family)
         rules += [rule.replace("ct mark", "meta mark") for rule in _returning(service, servers, family)]
@@ -305,28 +309,22 @@ def _frame_chains(service: ForwardedService) -> dict[str, Chain]:
 
 def _frame_member(service: ForwardedService, server: Server) -> dict[str, Chain]:
     family = server.address.version
-    flows, flow, mark = _flows(service, family), _flow(family), f"0x{server.mark:08x}"
-    new = []
-    if service.persist is not None:
-        clients, source = _clients(service.persist, family), f"{_ip(family)} saddr"
-        new.append(f"delete @{clients} {{ {source} : 0x{server.machine_mark:08x} }}")
-        new.append(f"add @{clients} {{ {source} timeout {service.persist.timeout_s}s : 0x{server.machine_mark:08x} }}")
-    new.append(f"delete @{flows} {{ {flow} : {mark} }}")
-    new.append(f"add @{flows} {{ {flow} timeout {service.idle_s}s : {mark} }}")
-    new.append(f"counter name new_{server.number}")
-    new.append(f"goto send_{server.number}")
-    known = [f"update @{flows} {{ {flow} timeout {service.idle_s}s : {mark} }}"]
-    if service.protocol == "tcp":
-        known.insert(
-            0,
-            f"tcp flags & (fin | rst) != 0 update @{flows} {{ {flow} timeout {_ENDING_S}s : {mark} }} goto "
-            f"send_{server.number}",
-        )
-    known.append(f"goto send_{server.number}")
+    flows, mark, go_on = _flows(service, family), f"0x{server.mark:08x}", f"goto send_{server.number}"
+    lasts = f"update @{flows} {{ meta mark timeout {service.idle_s}s : {mark} }}"
+    ends = f"tcp flags & (fin | rst) != 0 update @{flows} {{ meta mark timeout {_ENDING_S}s : {mark} }} {go_on}"
+    new = [
+        *_remembered(service, server),
+        _flow(family),
+        f"delete @{flows} {{ meta mark : {mark} }}",
+        f"add @{flows} {{ meta mark timeout {service.idle_s}s : {mark} }}",
+        f"counter name new_{server.number}",
+        go_on,
+    ]
     send = (
         f"meta mark set 0 counter name in_{server.number}",
         f'fwd {_ip(family)} to {server.address} device "{server.device}"',
     )
+    known = [_flow(family), *([ends] if service.protocol == "tcp" else []), lasts, go_on]
     return {
         f"member_{server.number}": Chain(tuple(new)),
         f"known_{server.number}": Chain(tuple(known)),
@@ -334,10 +332,15 @@ def _frame_member(service: ForwardedService, server: Server) -> dict[str, Chain]
     }
 
 
-def _flow_map(service: ForwardedService, family: int) -> str:
-    kind = _kind(family)
-    key = f"inet_service . inet_service . {kind}"
-    return f"{{ type {key} : mark; flags dynamic,timeout; size {service.max_flows}; }}"
+def _flow_map(service: ForwardedService) -> str:
+    return f"{{ type mark : mark; flags dynamic,timeout; size {service.max_flows}; }}"
+
+
+def _flow(family: int) -> str:
+    """The mark of a packet becomes what stands for its flow. A hash, because nft 1.0 writes over the end of keys longer
+    than 16 bytes; two flows with one hash share a server and nothing else."""
+    key = f"th sport . th dport . {_ip(family)} saddr"
+    return f"meta mark set jhash {key} mod 4294967295 seed 0x6d62"
 
 
 # ---------------------------------------------------------------- names and words
@@ -363,12 +366,6 @@ def _clients(persist: Persistence, family: int) -> str:
 
 def _flows(service: ForwardedService, family: int) -> str:
     return f"flows_{service.number}_{service.max_flows}_{family}"
-
-
-def _flow(family: int) -> str:
-    """What makes a flow of one service. Its address is left out: two flows that differ in nothing else may well go to
-    one server. The ports stand first because nft 1.0 fails on keys that begin with an IPv6 address."""
-    return f"th sport . th dport . {_ip(family)} saddr"
 
 
 def _ip(family: int) -> str:
