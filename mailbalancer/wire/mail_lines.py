@@ -71,6 +71,8 @@ class Lines:
             BadLine: it must not be passed on.
         """
         buffer = self._buffer
+        if not buffer:
+            return None
         end = buffer.find(b"\n", self._searched, self.max_bytes)
         if end < 0:
             self._searched = len(buffer)

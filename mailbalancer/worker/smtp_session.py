@@ -67,6 +67,7 @@ _ANSWERS: Final = {
     Objection.RECIPIENT_RATE: Answer.TOO_MANY_RECIPIENTS,
 }
 _HELLOS: Final = (b"EHLO", b"HELO")
+_JUDGED: Final = (b"MAIL", b"RCPT", b"BDAT")
 _MOVES_AT: Final = (b"MAIL", b"RSET")
 
 
@@ -87,6 +88,7 @@ class SmtpSession(MailSession):
         "_replies",
         "_shakes",
         "_swallows",
+        "_waits",
     )
 
     def __init__(
@@ -110,6 +112,7 @@ class SmtpSession(MailSession):
         self._held: tuple[Command, Answer] | None = None  # a refusal that is held back
         self._parting = ""  # why the last refusal closes, for the log
         self._shakes = False  # our 220 to STARTTLS must be on its way before the handshake begins
+        self._waits = False  # the client is not read
         self._half_closed = False  # the client says nothing more, and waits for what is under way
         self._message: Message | None = None
         super().__init__(engine, service, endpoint, client, address, port)
@@ -187,7 +190,7 @@ class SmtpSession(MailSession):
     def _ask_another(self, commands: tuple[Command, ...], why: str, kind: str = "failure") -> None:
         """The client waits for answers that any server can give: it never learns that this one would not."""
         self._replay = commands
-        self.client.pause()
+        self._look_away()
         self.pass_over(why, kind=kind)
 
     def _asks_another(self, reply: Reply) -> bool:
@@ -206,7 +209,7 @@ class SmtpSession(MailSession):
         """Its server takes no new sessions any more, and nothing binds this one to it."""
         assert self.target is not None
         self._replay = (command,)
-        self.client.pause()
+        self._look_away()
         if self.tell_server(b"QUIT\r\n"):
             self.vouch()
             self.stage = Stage.SEEKING
@@ -235,7 +238,7 @@ class SmtpSession(MailSession):
 
     def _go_on(self) -> None:
         """Everything the client has said that can be dealt with now."""
-        while self.stage == Stage.TALKING and self._may_go_on() and self._step():
+        while self._lines and self.stage == Stage.TALKING and self._may_go_on() and self._step():
             pass
         if self.stage == Stage.TALKING:
             self._regulate()
@@ -279,12 +282,23 @@ class SmtpSession(MailSession):
         """Read the client only while what it says can go somewhere."""
         link = self.link
         waits = self._held is not None or self._shakes or self._half_closed
-        if link is not None and (link.blocked or self._dialogue.full or self._dialogue.expects is Expect.END):
+        if link is not None and (link.blocked or (self._lines and not self._listens())):
             waits = True
-        if waits:
-            self.client.pause()
-        else:
-            self.client.resume()
+        if waits is not self._waits:
+            self._waits = waits
+            if waits:
+                self.client.pause()
+            else:
+                self.client.resume()
+
+    def _look_away(self) -> None:
+        """Until there is a server again."""
+        self._waits = True
+        self.client.pause()
+
+    def _listens(self) -> bool:
+        """Whether what the client says now is for now."""
+        return not self._dialogue.full and self._dialogue.expects is not Expect.END
 
     def _spoke_early(self, data: bytes) -> None:
         if proxy_header.looks_like(data):
@@ -361,7 +375,7 @@ class SmtpSession(MailSession):
         if self._engine.stopping and verb == b"MAIL" and dialogue.may_move:
             self.dismiss(self.sentence(Say.STOPPING), "stopped")
             return
-        refusal = self._refusal(command)
+        refusal = self._refusal(command) if verb in _JUDGED else None
         if refusal is not None:
             self._refuse(command, refusal)
             return
@@ -596,7 +610,8 @@ class SmtpSession(MailSession):
         except BadReply as error:
             self._confused(str(error))
             return
-        self._go_on()
+        if self._lines or self._waits or self._half_closed:
+            self._go_on()
 
     def _take_reply(self, reply: Reply) -> None:
         if (reply.code == 421 or reply.overloaded) and self._asks_another(reply):
