@@ -110,6 +110,7 @@ class HttpConnection:
         "_identity",
         "_in",
         "_listening",
+        "_logged",
         "_out",
         "_polls",
         "_rate_at",
@@ -158,7 +159,7 @@ class HttpConnection:
         self.peer = self.source = plain_address(address)
         self.port = port
         self._trusted = service.trusts and self.peer in service.trusted
-        self._counted = False
+        self._counted = self._logged = False
         self._cookie: tuple[Route | None, str, bytes] = (None, "", b"")  # route and server it stands for, and its line
         self._in: bytes | bytearray = b""
         self._seen = 0
@@ -412,7 +413,7 @@ class HttpConnection:
             return
         if head.method[0] in b"PR":
             self._classify(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
-        self.has_answer = False
+        self.has_answer = self._logged = False
         link = self.link
         if link is not None:
             if service.keeps(route, link, self._returning, self.source) and link.is_quiet():
@@ -632,7 +633,7 @@ class HttpConnection:
         assert link is not None
         words = f"{link.target.name}: {failure}" if link.target else failure
         if self.has_answer:
-            self._log_failure(words)
+            self._log(words)
             self.end("server_reset", reset=True)
         else:
             self._refuse_exchange(502, words)
@@ -641,7 +642,7 @@ class HttpConnection:
         """End the exchange with an error, or with a reset where an answer has begun."""
         self._stop_waiting(broken=True)
         if self.has_answer:
-            self._log_failure(failure)
+            self._log(failure)
             self.end("bad_message", reset=True)
             return
         self.expects_answer = False
@@ -665,12 +666,12 @@ class HttpConnection:
             return
         self._close_politely()
 
-    def server_left(self) -> None:
-        """The answer is complete, the request is not, and the server takes no more of it."""
-        self._exchange_done(unfinished=True)
-
     def lost_link(self) -> None:
-        """Its idle connection to a server has ended. A login that belonged to it is gone: the client must learn it."""
+        """The connection to a server has ended between answers. A login that belonged to it is gone: the client must
+        learn it. And where the answer came before the end of the request, the server wants no more of that."""
+        if self.stage == _EXCHANGE:
+            self._exchange_done(unfinished=True)
+            return
         ends = self.tied
         self._drop_link()
         if ends and self.stage == _IDLE:
@@ -681,7 +682,7 @@ class HttpConnection:
         link = self.link
         assert link is not None
         if self._finished or link.stream is None:
-            self._log_failure("")
+            self._log("")
             self.end("server_closed")
             return
         link.stream.pause()
@@ -801,7 +802,9 @@ class HttpConnection:
             case Stage.SEEKING:  # the link has deadlines of its own
                 return now + self._idle_s(), self._give_up_waiting
             case Stage.CLOSING:
-                return self._active_at + LINGER_S, self._give_up_waiting
+                # what is still on its way to a slow client is not cut off
+                patience_s = self._idle_s() if self._client.blocked else LINGER_S
+                return self._active_at + patience_s, self._give_up_waiting
         return self._exchange_deadline()
 
     def _exchange_deadline(self) -> tuple[float, Callable[[], None]]:
@@ -834,7 +837,7 @@ class HttpConnection:
 
     def _exchange_silent(self) -> None:
         if self.in_tunnel or self._finished or not self.expects_answer:
-            self._log_failure("")
+            self._log("")
             self.end("idle_timeout")
         else:
             self._refuse_exchange(504, f"no byte in {self._idle_s():g} s")
@@ -876,8 +879,8 @@ class HttpConnection:
         if self.stage == _OVER:
             return
         self._stop_waiting(broken=True)
-        if self.stage in (_SEEKING, _EXCHANGE) and reason not in ("server_reset", "bad_message"):
-            self._log_failure(reason)
+        if self.stage in (_SEEKING, _EXCHANGE) and not self._logged:
+            self._log(reason)
         self.stage = _OVER
         engine, service = self._engine, self.service
         engine.wheel.remove(self, self._wheel_key)
@@ -889,6 +892,7 @@ class HttpConnection:
         service.left()
 
     def _log(self, failure: str = "") -> None:
+        self._logged = True
         if self.service.http.access_log and self._engine.log.sessions:
             self._engine.log.request(**request_facts(self, self._engine.reactor.now, failure))
 
@@ -920,11 +924,6 @@ class HttpConnection:
         if isinstance(tls, ClientSocket) and tls.asked_name:
             facts["sni"] = tls.asked_name[:_LONGEST_NAME]
         return facts
-
-    def _log_failure(self, failure: str) -> None:
-        """The line of a request that came to no good end."""
-        self._log(failure)
-        self.head = None
 
     @property
     def slot(self) -> int:

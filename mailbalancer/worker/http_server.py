@@ -342,8 +342,6 @@ class ServerLink(Placement):
         self.persistent = False
         if client.in_tunnel:
             client.server_finished()
-        elif body is None and client.has_answer:
-            client.server_left()
         elif body is None:
             client.server_broke("closed the connection before it answered")
         elif body.ends_at_close and not stream.truncated:

@@ -22,7 +22,7 @@ from mailbalancer.model import (
     Route,
     Service,
 )
-from tests.support.lone_worker import Door, LoneWorker, Place, member, receive_all, reset, service
+from tests.support.lone_worker import Door, LoneWorker, Place, member, receive, receive_all, reset, service
 from tests.support.waiting import eventually
 from tests.support.web import Asked, Message, Web, Wire, reply
 
@@ -371,6 +371,43 @@ def test_an_early_refusal_reaches_a_client_that_is_still_sending(worker: LoneWor
             assert answer.body == b"too large"
             client.close()
             thread.join(20)
+
+
+def test_a_server_that_answers_early_and_leaves(worker: LoneWorker) -> None:
+    """The client has its answer; what it still sends is for nobody, and its connection ends."""
+    with Door("ex1") as door:
+        worker.configure(web(door))
+        with Client(worker) as client:
+            client.socket.sendall(get("/", "Content-Length: 100", method="POST") + b"abc")
+            server = door.accept()
+            wire = Wire(server)
+            assert wire.head() is not None
+            assert wire.exactly(3) == b"abc"
+            server.sendall(reply("no"))
+            assert client.wire.answer().body == b"no"
+            server.close()
+            client.socket.sendall(b"d" * 97)
+            assert client.is_closed()
+        worker.eventually_counts(0, Count.SESSIONS, "web")
+
+
+def test_the_end_of_an_answer_waits_for_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailbalancer.worker.http_connection.LINGER_S", 0.2)
+    size = 16 * 1024 * 1024
+    with LoneWorker() as worker, Web("ex1", lambda asked: reply(bytes(size))) as ex1:
+        worker.configure(web(ex1))
+        with worker.connect("web") as client:
+            client.sendall(get("/", "Connection: close"))
+            eventually(lambda: worker.count(Count.BYTES_OUT, "web", "ex1") > 0, what="the answer begins")
+            worker.after_beats(20)
+            wire = Wire(client)
+            head = wire.head()
+            assert head is not None
+            left = size - len(wire.waiting)
+            while worker.count(Count.BYTES_OUT, "web", "ex1") < size:  # just until the worker has all of it
+                left -= len(client.recv(16384))
+            worker.after_beats(20)  # the rest is here, or waits in the worker, which has let its server go
+            assert len(receive(client, left)) == left
 
 
 def _send_quietly(sock: socket.socket, data: bytes) -> None:
