@@ -56,6 +56,10 @@ _PAGE = {
     "/app.css": ("app.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+#: Read with the program itself: once privileges are dropped, its files may be out of reach.
+_FILES = {
+    path: (resources.files("mailbalancer.admin") / "page" / name).read_bytes() for path, (name, _) in _PAGE.items()
+}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -201,11 +205,7 @@ class AdminServer:
         return Operation("GET", path, "openapi", "This description", Role.READ, handler, ("openapi", "paths"))
 
     def _own_routes(self) -> list[web.RouteDef]:
-        page = resources.files("mailbalancer.admin") / "page"
-        routes = [
-            web.get(path, _static(page.joinpath(name).read_bytes(), kind), allow_head=False)
-            for path, (name, kind) in _PAGE.items()
-        ]
+        routes = [web.get(path, _static(_FILES[path], kind), allow_head=False) for path, (_, kind) in _PAGE.items()]
         return [
             *routes,
             web.get("/metrics", self._metrics, allow_head=False),
