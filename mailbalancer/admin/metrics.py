@@ -38,6 +38,19 @@ _SERVICE: tuple[tuple[str, str, str, Read], ...] = (
     ("service_sessions_queued", "gauge", "Sessions that wait for a place.", _of("queued")),
     ("service_requests_total", "counter", "HTTP requests answered.", _of("requests")),
     ("service_long_polls", "gauge", "HTTP requests that wait for news now.", _of("long_polls")),
+    ("service_pinned_connections", "gauge", "Connections to servers that belong to one client.", _of("pinned")),
+    (
+        "service_connections_reused_total",
+        "counter",
+        "Times a connection to a server went to another client.",
+        _of("reused"),
+    ),
+    (
+        "service_pinned_reused_total",
+        "counter",
+        "Times that happened to one that belongs to its client; must stay 0.",
+        _of("pinned_reused"),
+    ),
     (
         "service_largest_source_share_ratio",
         "gauge",
@@ -66,8 +79,6 @@ _SERVER: tuple[tuple[str, str, str, Read], ...] = (
     ("real_server_retried_sessions_total", "counter", "Sessions that went to the next one after its connect failed.",
      _of("retried")),
     ("real_server_requests_total", "counter", "HTTP requests it answered.", _of("requests")),
-    ("real_server_connections_reused_total", "counter", "Times a connection to it went to another client.",
-     _of("reused")),
     ("real_server_check_age_seconds", "gauge", "Time since the last check ended.", _last_check("ago_s")),
     ("real_server_check_duration_seconds", "gauge", "How long the last check took.", _last_check("took_s")),
     ("real_server_certificate_expiry_days", "gauge", "Days left of the certificate that the check saw.",

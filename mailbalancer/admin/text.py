@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mailbalancer.admin import words
+from mailbalancer.admin import encryption, words
 from mailbalancer.admin.words import Facts, Tone, plain
 from mailbalancer.model import Config
 
@@ -27,14 +27,18 @@ _LEVEL_TONES = {"error": Tone.BAD, "warning": Tone.WARNING}
 #: Below this many columns the tables leave out bytes and the last check; the facts are still in `--json`.
 WIDE_COLUMNS = 110
 _INDENT = 2
+#: Longest state that stands in its column, on a narrow terminal and on a wide one; longer ones stand below the table.
+_STATE_COLUMNS = (24, 32)
 
 
 def status(report: Facts, *, wide: bool) -> RenderableType:
     """Everything `mailbalancer status` says: one block per service, workers, and what deserves attention."""
-    parts: list[RenderableType] = [_headline(report)]
+    parts: list[RenderableType] = [*_headline(report, wide=wide)]
     for service in report["services"]:
         parts += [Text(), *_service_block(service, wide=wide)]
     parts.append(Text())
+    if report.get("certificates"):
+        parts += [_certificates(report["certificates"]), Text()]
     parts += _workers(report["workers"])
     parts += [_toned(f"warning: {plain(warning)}", Tone.WARNING) for warning in report["warnings"]]
     return Group(*parts)
@@ -50,7 +54,7 @@ def top(before: Facts, after: Facts, elapsed_s: float, *, wide: bool) -> Rendera
     for service in after["services"]:
         for row in _top_rows(service, earlier, elapsed_s):
             table.add_row(*(row if wide else row[:6]))
-    parts: list[RenderableType] = [_headline(after), Text(), table, Text()]
+    parts: list[RenderableType] = [*_headline(after, wide=wide), Text(), table, Text()]
     parts += _workers(after["workers"])
     parts += [_toned(sentence, Tone.WARNING) for service in after["services"] if (sentence := words.imbalance(service))]
     parts += [Text(), *_event_lines(after["events"][-5:])]
@@ -175,12 +179,14 @@ def _checklist_lines(number: int, item: ChecklistItem) -> Iterator[str]:
 # ---------------------------------------------------------------- status
 
 
-def _headline(report: Facts) -> Text:
-    return Text.assemble(
-        ("mailbalancer", "bold"),
-        f" {plain(report['version'])} · pid {report['pid']} · {plain(report['config'])}"
-        f" (version {report['config_version']}) · up {words.span(report['uptime_s'])}",
-    )
+def _headline(report: Facts, *, wide: bool) -> Iterator[Text]:
+    """One line, or two on a narrow terminal; the name of the file is never folded."""
+    file = f"{plain(report['config'])} (version {report['config_version']})"
+    middle = f" · {file}" if wide else ""
+    first = f" {plain(report['version'])} · pid {report['pid']}{middle} · up {words.span(report['uptime_s'])}"
+    yield Text.assemble(("mailbalancer", "bold"), first)
+    if not wide:
+        yield Text(file, style=_STYLES[Tone.QUIET])
 
 
 def _service_block(service: Facts, *, wide: bool) -> Iterator[RenderableType]:
@@ -192,11 +198,17 @@ def _service_block(service: Facts, *, wide: bool) -> Iterator[RenderableType]:
     yield _indented(_service_counts(service))
     if sentence := words.imbalance(service):
         yield _indented(_toned(f"warning: {sentence}", Tone.WARNING))
+    for sentence, tone in encryption.service_words(service):
+        yield _indented(_toned(sentence, tone) if tone else Text(sentence))
     for source in service.get("sources", ()):
         yield _indented(_source_words(source))
     for pool in service["pools"]:
         yield _indented(Text(_pool_words(pool)))
         yield _indented(_server_table(pool["real_servers"], wide=wide))
+        for sentence, tone in _below(pool["real_servers"], wide=wide):
+            yield _indented(_indented(_toned(sentence, tone)))
+    for route in service.get("answers", ()):
+        yield _indented(Text(f"{_route_words(route)} {plain(route['does'])}"))
 
 
 def _service_counts(service: Facts) -> Text:
@@ -204,7 +216,18 @@ def _service_counts(service: Facts) -> Text:
     line.append(f"{service['refused']} refused", style=_STYLES[Tone.WARNING] if service["refused"] else "")
     if service["queued"]:
         line.append(f", {service['queued']} waiting", style=_STYLES[Tone.WARNING])
-    return line.append(f", {words.size(service['bytes_in'])} in, {words.size(service['bytes_out'])} out")
+    line.append(f", {words.size(service['bytes_in'])} in, {words.size(service['bytes_out'])} out")
+    return line.append_text(_http_counts(service)) if "requests" in service else line
+
+
+def _http_counts(service: Facts) -> Text:
+    line = Text(f"\n{words.count(service['requests'], 'request')}, {words.count(service['long_polls'], 'long poll')}")
+    line.append(f", {words.count(service['pinned'], 'connection')} pinned to one client")
+    if service["reused"]:
+        line.append(f", {service['reused']} reused across clients")
+    if service["pinned_reused"]:
+        line.append(f", {service['pinned_reused']} PINNED ONES REUSED: report this", style=_STYLES[Tone.BAD])
+    return line
 
 
 def _source_words(source: Facts) -> Text:
@@ -216,12 +239,46 @@ def _source_words(source: Facts) -> Text:
 
 
 def _pool_words(pool: Facts) -> str:
-    route = f"route {plain(pool['route'])} ({' '.join(plain(h) for h in pool['hosts'])}): " if pool["route"] else ""
+    route = f"{_route_words(pool)} " if pool["route"] else ""
     persist = pool["persist"]
     if not persist:
         return f"{route}{plain(pool['schedule'])}, no persistence"
-    by, group, timeout = plain(persist["by"]), plain(persist["group"]), words.span(persist["timeout_s"])
+    by = ", then ".join(plain(kind) for kind in (persist["by"], *persist.get("fallback", ())))
+    group, timeout = plain(persist["group"]), words.span(persist["timeout_s"])
     return f"{route}{plain(pool['schedule'])}, persistence by {by} for {timeout} in group {group}"
+
+
+def _route_words(route: Facts) -> str:
+    """`route ews (mail.example.com /ews /autodiscover):`."""
+    matched = " ".join(plain(word) for word in (*route["hosts"], *route.get("paths", ())))
+    return f"route {plain(route['route'])} ({matched}):"
+
+
+def _below(servers: Sequence[Facts], *, wide: bool) -> Iterator[tuple[str, Tone]]:
+    """What is to be said of a real server and is too long for its line in the table."""
+    for server in servers:
+        state, tone = words.server_state(server)
+        if words.split_state(state, _STATE_COLUMNS[wide])[1]:
+            yield f"{plain(server['name'])}: {state}", tone
+        if sentence := encryption.mismatch(server):
+            yield f"Extended Protection: {sentence}", Tone.BAD
+
+
+def _certificates(certificates: Sequence[Facts]) -> RenderableType:
+    """Those in use, with the days they have left."""
+    table = _table("certificate", "for", "days left >", "services")
+    for one in certificates:
+        days = Text(str(one["days_left"]), style=_STYLES[encryption.days_tone(one["days_left"])])
+        cells = (
+            plain(one["name"]),
+            " ".join(plain(name) for name in one["names"]),
+            ", ".join(map(plain, one["services"])),
+        )
+        table.add_row(Text(cells[0]), Text(cells[1]), days, Text(cells[2] or "none"))
+    warnings = [
+        _toned(f"warning: {plain(sentence)}", Tone.WARNING) for one in certificates for sentence in one["warnings"]
+    ]
+    return Group(table, *warnings)
 
 
 def _server_table(servers: Sequence[Facts], *, wide: bool) -> Table:
@@ -231,6 +288,7 @@ def _server_table(servers: Sequence[Facts], *, wide: bool) -> Table:
         _columns(table, *(["weight >"] if weighted else []), "in >", "out >", "last check")
     for server in servers:
         state, tone = words.server_state(server)
+        state, _ = words.split_state(state, _STATE_COLUMNS[wide])
         failed = Text(str(server["connect_failed"]), style=_STYLES[Tone.WARNING] if server["connect_failed"] else "")
         row = [Text(plain(server["name"])), Text(plain(server["endpoint"])), _toned(state, tone)]
         row += [Text(str(server["sessions"])), Text(str(server["total"])), failed]

@@ -7,6 +7,7 @@ report is foreign (banners, reasons, addresses): whatever could move a cursor or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -77,9 +78,21 @@ def server_state(server: Facts) -> tuple[str, Tone]:
     return _ready(server)
 
 
+def split_state(words: str, longest: int) -> tuple[str, bool]:
+    """The words of a state for a column of `longest` characters, and whether the rest must be said elsewhere."""
+    if len(words) <= longest:
+        return words, False
+    return re.split(r"[:,;] ", words, maxsplit=1)[0], True
+
+
 def _draining(server: Facts) -> tuple[str, Tone]:
     words = _with_sessions("draining", server)
-    if server["drain_ends_in_s"] is not None:
+    polls, polls_end_in_s = server.get("long_polls") or 0, server.get("long_polls_end_in_s")
+    if polls:
+        words += f", {count(polls, 'long poll')}"
+    if polls and polls_end_in_s is not None:
+        words += f", the last ends in {span(polls_end_in_s)} at the latest"
+    elif server["drain_ends_in_s"] is not None:
         words += f", ends in {span(server['drain_ends_in_s'])}"
     if server["up"] is False:
         return f"{words}; down: {_down_reason(server)}", Tone.BAD

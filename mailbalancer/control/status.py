@@ -19,7 +19,7 @@ from mailbalancer.control.members import Members, Record
 from mailbalancer.control.rollout import Target
 from mailbalancer.control.workers import Worker, Workers
 from mailbalancer.ipc.board import Availability, Beat, Board, Count
-from mailbalancer.model import MemberKey, Pool, Service, SourceKey
+from mailbalancer.model import MemberKey, Persist, Pool, Route, Service, SourceKey
 
 _AVAILABILITY = {
     int(Availability.CLOSED): "closed",
@@ -37,6 +37,14 @@ _TRAFFIC = {
     "retried": Count.RETRIED,
     "messages": Count.MESSAGES,
     "messages_refused": Count.MESSAGES_REFUSED,
+}
+#: What only `http` services count.
+_HTTP = {
+    "requests": Count.REQUESTS,
+    "long_polls": Count.LONG_POLLS,
+    "pinned": Count.PINNED,
+    "reused": Count.REUSED,
+    "pinned_reused": Count.PINNED_REUSED,
 }
 
 
@@ -114,9 +122,17 @@ class Status:
             "imbalance": self._imbalances.worst(service.name),
             "client_tls": service.client_tls and {"certificates": list(service.client_tls.certificates)},
             "server_tls": service.server_tls and {"verify": service.server_tls.verify.kind},
+            **self._http(service, slot),
             "sources": self._sources(service, running),
             "pools": pools,
         }
+
+    def _http(self, service: Service, slot: int) -> dict[str, Any]:
+        """Counters and routes without real servers, of an `http` service only."""
+        if service.http is None:
+            return {}
+        counted = {word: self._board.total(slot, count) for word, count in _HTTP.items()}
+        return {**counted, "answers": [_answered(route) for route in service.routes if not route.pool.members]}
 
     def _sources(self, service: Service, running: Target) -> list[dict[str, Any]]:
         """Sessions of each class's addresses at each real server, beside what servers allow one address."""
@@ -145,12 +161,13 @@ class Status:
         return {**counted, **self.kernel(record.key)}
 
     def _pool(self, service: Service, pool: Pool, now: float) -> dict[str, Any]:
-        persist = pool.persist
+        own = [route for route in service.routes if route.name == pool.route]
         return {
             "route": pool.route,
-            "hosts": [host for route in service.routes if route.name == pool.route for host in route.hosts],
+            "hosts": [host for route in own for host in route.hosts],
+            "paths": [path for route in own for path in route.paths],
             "schedule": str(pool.schedule),
-            "persist": persist and {"by": persist.by, "group": persist.group, "timeout_s": persist.timeout_s},
+            "persist": pool.persist and _persist(pool.persist),
             "real_servers": [
                 {
                     **self._member(self._members[pool.key(member)], now),
@@ -182,6 +199,24 @@ class Status:
             "last_flip": record.flip
             and {"up": record.flip.up, "reason": record.flip.reason, "at": iso_utc(record.flip_at)},
         }
+
+
+def _persist(persist: Persist) -> dict[str, Any]:
+    return {
+        "by": persist.by,
+        "fallback": list(persist.fallback),
+        "group": persist.group,
+        "timeout_s": persist.timeout_s,
+    }
+
+
+def _answered(route: Route) -> dict[str, Any]:
+    """A route that is answered here: what for, and how."""
+    own = route.http
+    does = f"redirects to {own.redirect.to}" if own is not None and own.redirect else ""
+    if own is not None and own.respond:
+        does = f"answers {own.respond.status}"
+    return {"route": route.name, "hosts": list(route.hosts), "paths": list(route.paths), "does": does or "refuses"}
 
 
 def _check(record: Record, now: float) -> dict[str, Any] | None:

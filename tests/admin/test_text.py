@@ -146,6 +146,49 @@ def test_pool_with_route_and_persistence() -> None:
     )
 
 
+def test_a_long_reason_stands_below_the_table() -> None:
+    reason = "certificate is not the pinned one: its sha256 is 1234"
+    page = status_of(server(up=False, last_flip={"up": False, "reason": reason, "at": ""}), 80).splitlines()
+    assert [line.split()[2:4] for line in page if "10.0.2.11:25" in line] == [["down", "7"]]
+    assert f"    ex1: down: {reason}" in [line.rstrip() for line in page]
+
+
+def test_a_narrow_terminal_has_a_headline_of_two_lines() -> None:
+    lines = shown(text.status(report(), wide=False), 80).splitlines()
+    assert lines[:2] == [
+        "mailbalancer 0.1.0 · pid 4242 · up 1 d 01:01:01",
+        "/etc/mailbalancer/mailbalancer.yaml (version 3)",
+    ]
+
+
+def test_http_counts_routes_and_certificates() -> None:
+    counts = {"requests": 9, "long_polls": 38, "pinned": 4, "reused": 2, "pinned_reused": 0}
+    answers = [{"route": "start", "hosts": [], "paths": ["/"], "does": "redirects to /owa/"}]
+    facts = service("owa", **counts, answers=answers, client_tls={"certificates": ["mail"]})
+    facts["pools"][0] |= {"route": "ews", "hosts": ["mail.example.com"], "paths": ["/ews"]}
+    persist = {"by": "exchange", "fallback": ["cookie", "source"], "group": "owa", "timeout_s": 60.0}
+    facts["pools"][0]["persist"] = persist
+    one = {"name": "mail", "names": ["mail.example.com"], "days_left": 12, "services": ["owa"], "warnings": ["weak"]}
+    page = [line.strip() for line in shown(text.status(report(facts, certificates=[one]), wide=True)).splitlines()]
+    assert "9 requests, 38 long polls, 4 connections pinned to one client, 2 reused across clients" in page
+    assert "route start (/): redirects to /owa/" in page
+    assert (
+        "route ews (mail.example.com /ews): least_connections, persistence by exchange, then cookie, then source"
+        " for 1:00 in group owa"
+    ) in page
+    assert ["mail", "mail.example.com", "12", "owa"] in [line.split() for line in page]
+    assert "warning: weak" in page
+
+
+def test_what_must_never_happen_is_red() -> None:
+    counts = {"requests": 9, "long_polls": 0, "pinned": 4, "reused": 2, "pinned_reused": 1}
+    protection = {"binding": "MISMATCH", "text": "ex1 shows another certificate"}
+    facts = service("owa", server(extended_protection=protection), **counts, server_tls={"verify": "none"})
+    page = shown(text.status(report(facts), wide=True), colour=True)
+    for words in ("1 PINNED ONES REUSED", "TLS with servers: NOT VERIFIED", "Extended Protection: ex1 MISMATCH"):
+        assert any(words in line and ANSI_RED in line for line in page.splitlines()), words
+
+
 def test_sessions_of_a_source_address_stand_beside_the_limit() -> None:
     source = {"class": "relay", "address": "10.0.2.6", "real_server": "ex1", "sessions": 17, "limit": 20}
     assert "relay from 10.0.2.6 to ex1: 17/20" in shown(text.status(report(service(sources=[source])), wide=True))

@@ -78,6 +78,11 @@ def test_span(seconds: float, said: str) -> None:
             Tone.WARNING,
         ),
         (
+            {"admin": "draining", "sessions": 412, "long_polls": 38, "long_polls_end_in_s": 899.0},
+            "draining, 412 sessions, 38 long polls, the last ends in 14:59 at the latest",
+            Tone.WARNING,
+        ),
+        (
             {"admin": "draining", "sessions": 1, "up": False, "last_flip": REFUSED},
             "draining, 1 session; down: connection refused",
             Tone.BAD,
@@ -92,6 +97,19 @@ def test_span(seconds: float, said: str) -> None:
 )
 def test_state_of_a_real_server(changes: dict[str, Any], said: str, tone: Tone) -> None:
     assert words.server_state(QUIET_SERVER | changes) == (said, tone)
+
+
+@pytest.mark.parametrize(
+    ("said", "column", "more"),
+    [
+        ("up", "up", False),
+        ("down: certificate is not the pinned one", "down", True),
+        ("draining, 412 sessions, ends in 14:59", "draining", True),
+        ("down: refused", "down: refused", False),
+    ],
+)
+def test_long_states_are_cut_where_they_explain(said: str, column: str, more: bool) -> None:
+    assert words.split_state(said, 24) == (column, more)
 
 
 def test_last_check() -> None:

@@ -22,7 +22,22 @@ from mailbalancer.control.workers import Workers
 from mailbalancer.ipc.board import Beat, Board, Count
 from mailbalancer.ipc.messages import Imbalance
 from mailbalancer.log import Log
-from mailbalancer.model import AdminState, Check, Config, Endpoint, MemberKey, Source, SourceClass, SourceKey
+from mailbalancer.model import (
+    AdminState,
+    Check,
+    Config,
+    Endpoint,
+    Http,
+    HttpRoute,
+    MemberKey,
+    Mode,
+    Pool,
+    Redirect,
+    Route,
+    Source,
+    SourceClass,
+    SourceKey,
+)
 from tests.control.configurations import config, persist, pool, route, service
 from tests.control.crew import Stub
 
@@ -79,7 +94,12 @@ def test_the_shape(office: Office) -> None:
     assert list(report["workers"][0]) == [*of_worker, "config_version", "restarts"]
     smtp, https = report["services"]
     assert smtp["listen"] == ["127.0.0.1:2525", "[::1]:2525"]
-    assert smtp["pools"][0]["persist"] == {"by": "source", "group": "cas", "timeout_s": 3600.0}
+    assert smtp["pools"][0]["persist"] == {
+        "by": "source",
+        "fallback": [],
+        "group": "cas",
+        "timeout_s": 3600.0,
+    }
     assert [(each["route"], each["hosts"]) for each in https["pools"]] == [("", []), ("owa", ["owa.example.com"])]
 
 
@@ -165,4 +185,24 @@ def test_the_configured_weight_is_shown(office: Office) -> None:
     heavier = config(service(members=(replace(first, weight=2.5), second)))
     log = Log()
     assert Office(log, heavier).ex(1)["configured_weight"] == 2.5
+    log._close()
+
+
+def test_what_http_services_count_and_answer_themselves() -> None:
+    log = Log()
+    answered = Route(
+        "start", ("mail.example.com",), Pool("owa", "start", ()), ("/",), HttpRoute(redirect=Redirect("/owa/"))
+    )
+    served = replace(route("owa", "ews"), paths=("/ews",), http=HttpRoute())
+    made = replace(service("owa", routes=(answered, served)), mode=Mode.HTTP, http=Http())
+    office = Office(log, config(made, service("smtp")))
+    slot = office.plan.services["owa"]
+    for worker, cell, number in ((0, Count.REQUESTS, 7), (1, Count.REQUESTS, 5), (1, Count.LONG_POLLS, 3)):
+        office.board.ints[office.board.count(worker, slot, cell)] = number
+    owa, smtp = office.report()["services"]
+    assert (owa["requests"], owa["long_polls"], owa["pinned_reused"]) == (12, 3, 0)
+    assert [one["paths"] for one in owa["pools"]] == [[], ["/ews"]]
+    does = {"route": "start", "hosts": ["mail.example.com"], "paths": ["/"], "does": "redirects to /owa/"}
+    assert owa["answers"] == [does]
+    assert "requests" not in smtp
     log._close()

@@ -1,0 +1,65 @@
+"""What `status` says about TLS: which certificate clients are shown, how servers are verified, Extended Protection.
+
+Decides: the words, and how bad each is: a server that is not verified and a mismatch that locks users out are red.
+Refuses to know: terminals and certificates themselves. PURE: facts of the status report in, words out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mailbalancer.admin.words import Facts, Tone, plain
+
+#: Days left from which a certificate is shown as a warning, and as bad.
+_SOON_DAYS, _NOW_DAYS = 30, 7
+_VERIFIED = {
+    "full": "verified (chain and name)",
+    "ca": "verified (own authority and name)",
+    "pin": "verified (pinned certificate)",
+}
+
+
+def service_words(service: Facts) -> Iterator[tuple[str, Tone | None]]:
+    """Sentences about the two sides of a service and, for Exchange, about Extended Protection."""
+    clients, servers = service.get("client_tls"), service.get("server_tls")
+    if clients and clients["certificates"]:
+        yield f"TLS with clients: certificate {', '.join(plain(name) for name in clients['certificates'])}", None
+    if servers:
+        verified = _VERIFIED.get(servers["verify"])
+        if verified is None:
+            yield "TLS with servers: NOT VERIFIED (verify: none), anybody in between can read along", Tone.BAD
+        else:
+            yield f"TLS with servers: {verified}", None
+    found = [
+        server for pool in service["pools"] for server in pool["real_servers"] if server.get("extended_protection")
+    ]
+    if found:
+        yield _protection(found)
+
+
+def _protection(servers: list[Facts]) -> tuple[str, Tone | None]:
+    """One phrase per real server, the worst of all its routes."""
+    worst: dict[str, str] = {}
+    for server in servers:
+        binding = str(server["extended_protection"]["binding"])
+        if _RANKS.get(binding, 0) >= _RANKS.get(worst.get(server["name"], ""), 0):
+            worst[server["name"]] = binding
+    words = ", ".join(f"{plain(name)} {plain(binding)}" for name, binding in worst.items())
+    tone = Tone.BAD if "MISMATCH" in worst.values() else None
+    return f"Extended Protection: {words}", tone
+
+
+_RANKS = {"match": 1, "unknown": 2, "MISMATCH": 3}
+
+
+def mismatch(server: Facts) -> str:
+    """Why log-ins with Extended Protection fail at this real server; empty when they do not, or nobody knows."""
+    found = server.get("extended_protection")
+    return plain(found["text"]) if found and found["binding"] == "MISMATCH" else ""
+
+
+def days_tone(days_left: int) -> Tone:
+    """How bad it is that a certificate has so many days left."""
+    if days_left < _NOW_DAYS:
+        return Tone.BAD
+    return Tone.WARNING if days_left < _SOON_DAYS else Tone.GOOD
