@@ -20,7 +20,7 @@ from enum import IntEnum
 from typing import Final
 
 from mailbalancer.balance.http_routes import Ambiguous
-from mailbalancer.ipc.board import Availability
+from mailbalancer.ipc.board import Availability, Count
 from mailbalancer.model import Endpoint
 from mailbalancer.tls.offer import ClientSocket
 from mailbalancer.wire.auth_taint import ties_request
@@ -112,6 +112,7 @@ class HttpConnection:
         "_listening",
         "_logged",
         "_out",
+        "_poll_cell",
         "_polls",
         "_rate_at",
         "_rate_bytes",
@@ -174,6 +175,7 @@ class HttpConnection:
         self._closes = False
         self._finished = False
         self._polls = False
+        self._poll_cell = -1
         self._rpc_session = b""
         self._body_bytes = self._rate_bytes = 0
         self._rate_at = 0.0
@@ -475,6 +477,8 @@ class HttpConnection:
             self._pin(link)
         self.stage = _EXCHANGE
         self.expects_answer = True
+        if self._polls:
+            self._count_poll_at(link)
         now = self._engine.reactor.now
         self._active_at = now
         self._by(now + self._idle_s())
@@ -745,12 +749,22 @@ class HttpConnection:
         if wait not in (Wait.NOT, Wait.PERHAPS_EWS):
             self._engine.ints[self.service.long_polls_cell] += 1
             self._polls = True
+            if self.link is not None and self.stage == _EXCHANGE:
+                self._count_poll_at(self.link)
+
+    def _count_poll_at(self, link: ServerLink) -> None:
+        """Its server is known: who takes that out wants to know what he waits for."""
+        self._poll_cell = self._engine.cell(link.slot, Count.LONG_POLLS)
+        self._engine.ints[self._poll_cell] += 1
 
     def _stop_waiting(self, *, broken: bool = False) -> None:
         self.wait = Wait.NOT
         if self._polls:
             self._polls = False
             self._engine.ints[self.service.long_polls_cell] -= 1
+            if self._poll_cell >= 0:
+                self._engine.ints[self._poll_cell] -= 1
+                self._poll_cell = -1
         if self._rpc_session:
             cookie, self._rpc_session = self._rpc_session, b""
             self.service.channels.closed(self, cookie, broken=broken)

@@ -69,9 +69,11 @@ def test_long_polls_are_recognised(worker: LoneWorker, data: bytes, what: str) -
                 (session,) = worker.list_sessions().sessions
                 assert session["long_poll"] == what
                 assert worker.count(Count.LONG_POLLS, "web") == (1 if what else 0)
+                assert worker.count(Count.LONG_POLLS, "web", "ex1") == (1 if what else 0)
                 server.sendall(reply("news"))
                 assert Wire(client).answer().body == b"news"
         worker.eventually_counts(0, Count.LONG_POLLS, "web")
+        worker.eventually_counts(0, Count.LONG_POLLS, "web", "ex1")
 
 
 def test_a_body_in_pieces_tells_what_it_is(worker: LoneWorker) -> None:
@@ -88,6 +90,8 @@ def test_a_body_in_pieces_tells_what_it_is(worker: LoneWorker) -> None:
                 client.sendall(EWS)
                 assert wire.exactly(len(EWS)) == EWS
                 assert worker.count(Count.LONG_POLLS, "web") == 1
+                assert worker.count(Count.LONG_POLLS, "web", "ex1") == 1
+        worker.eventually_counts(0, Count.LONG_POLLS, "web", "ex1")
 
 
 def channel(worker: LoneWorker, door: Door, method: str, length: int) -> tuple[socket.socket, socket.socket]:
