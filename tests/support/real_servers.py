@@ -185,6 +185,7 @@ class Postfix(RealServer):
             "inet_interfaces": "127.0.0.1",
             "inet_protocols": "ipv4",
             "smtpd_peername_lookup": "no",  # nothing here may ask a name server
+            "smtpd_authorized_xclient_hosts": "127.0.0.1",
             "smtpd_recipient_restrictions": "permit_auth_destination, reject",
             # a load of many messages is what some tests are about
             "smtpd_client_connection_count_limit": "0",
@@ -288,6 +289,7 @@ ssl_client_ca_dir =
 disable_plaintext_auth = no
 auth_mechanisms = plain
 haproxy_trusted_networks = 127.0.0.1/32
+login_trusted_networks = 127.0.0.1/32
 login_greeting = {self.name} ready
 hostname = {self.name}.example.com
 first_valid_uid = 1
