@@ -49,11 +49,11 @@ def unavailable(mode: str) -> str:
 def build_service(report: Report, name: str, written: Available, profile: str, known: Known) -> model.Service:
     """The service with every default filled in; what is wrong with it is in the report."""
     path: Path = ("services", name)
-    source = build_source(report, path, written)
     listen = _listen(report, path, written.listen)
     send = "" if written.proxy_protocol.send == "none" else written.proxy_protocol.send
     pools = _Pools(report, name, written, listen[0].port, send, known)
     pool = pools.own()
+    source = build_source(report, path, written, pool)
     routes = pools.routes(pool) if isinstance(written, schema.TlsService | schema.HttpService) else ()
     unknown_sni = written.unknown_sni if isinstance(written, schema.TlsService) else "default"
     told = known.is_told((*path, "real_servers")) or known.is_told((*path, "routes"))
@@ -103,7 +103,7 @@ def build_l4_service(report: Report, name: str, written: schema.L4Service, profi
         pool=pool,
         allow=_networks(written.allow),
         deny=_networks(written.deny),
-        source=build_source(report, path, written),
+        source=build_source(report, path, written, pool),
         l4=l4,
         profile=profile,
         line=report.line(path),
@@ -131,15 +131,19 @@ def _server_tls(report: Report, path: Path, written: Available, port: int) -> mo
     return build_server_tls(report, path, written.server_tls)
 
 
-def build_source(report: Report, path: Path, service: Pooled) -> model.Source:
+def build_source(report: Report, path: Path, service: Pooled, pool: model.Pool) -> model.Source:
     """Which address the real servers see; what is not built yet is refused."""
     written = service.source
     path = (*path, "source")
     mail = isinstance(service, schema.MailService)
-    if written.use != "balancer":
-        report.problem(path, f"'{written.use}' is not available in this version (available: balancer)")
-    elif written.classes is not None and not mail:
-        report.problem(path, f"'classes' is not available in mode {service.mode} (available: balancer)")
+    if written.use == "client" and getattr(service, "server_connections", "") == "shared":
+        report.problem(
+            path,
+            "a connection that leaves with one client's address cannot serve another; remove "
+            "server_connections: shared",
+        )
+    if written.classes is not None and not mail:
+        report.problem(path, f"'classes' is not available in mode {service.mode} (available: balancer, client)")
     if not mail:
         for key in sorted(written.model_fields_set & {"per_source_limit", "when_full"}):
             report.problem((*path, key), f"'{key}' is not available in mode {service.mode}")
@@ -147,7 +151,7 @@ def build_source(report: Report, path: Path, service: Pooled) -> model.Source:
         use=written.use,
         balancer_for=_networks(written.balancer_for),
         probe_failed=written.probe_failed,
-        classes=build_classes(report, path, written, service.queue.size) if isinstance(service, Mail) else (),
+        classes=build_classes(report, path, written, service.queue.size, pool) if isinstance(service, Mail) else (),
         per_source_limit=written.per_source_limit,
         when_full=written.when_full,
     )

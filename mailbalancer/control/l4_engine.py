@@ -143,6 +143,17 @@ class L4Engine:
             raise MailbalancerError(f"{error.message} (needed by: {services})", error.remedy) from error
         return steps
 
+    def completed(self, config: Config) -> Config:
+        """The configuration with what only the network tells: clients that real servers would answer directly.
+
+        Raises:
+            HostError: the network cannot be read.
+        """
+        if not any(service.source.use == "client" for service in config.services):
+            return config
+        network = read_network(self._commands)
+        return replace(config, services=tuple(_with_neighbours(service, network) for service in config.services))
+
     def apply(self, config: Config, now: float) -> None:
         """Do what this configuration needs. The members of it are committed.
 
@@ -468,6 +479,16 @@ def _guards(network: Network) -> tuple[Guard, ...]:
         for interface in network.interfaces
         if interface.mac and interface.up and interface.name not in TUNNEL_DEVICES.values()
     )
+
+
+def _with_neighbours(service: Service, network: Network) -> Service:
+    """Clients in a real server's own network are answered past us."""
+    if service.source.use != "client":
+        return service
+    servers = (ipaddress.ip_address(m.endpoint.host) for pool in service.pools() for m in pool.members)
+    near = tuple(found[1] for server in servers if (found := network.segment_of(server)))
+    together = tuple(dict.fromkeys((*service.source.balancer_for, *near)))
+    return replace(service, source=replace(service.source, balancer_for=together))
 
 
 def _waits_for_device(service: Service, network: Network) -> bool:

@@ -198,7 +198,7 @@ class Supervisor:
         self._bindings.follow(config)
         self._bindings.restore(self._saved.bindings, time.monotonic())
         self._workers.start()
-        await self._rollout.apply(config)
+        await self._rollout.apply(self._l4.completed(config))
         self._l4.apply(config, time.monotonic())
         await self._applied(config)
         self._tick()
@@ -268,8 +268,13 @@ class Supervisor:
             state_file=before.state_file,
             user=before.user,
         )
+        if not needed_capabilities(config)[1] <= set(self._workers.keep):
+            raise MailbalancerError(
+                "source: client needs a capability that the workers gave up when they started",
+                "restart mailbalancer to use it",
+            )
         self._l4.check(config)
-        await self._rollout.apply(config)
+        await self._rollout.apply(self._l4.completed(config))
         self._l4.apply(config, time.monotonic())
         await self._applied(config)
         self._later = later

@@ -44,7 +44,7 @@ class Slot(IntEnum):
     WEIGHT = 1  # float: effective weight (configuration, operator, back pressure)
     RAMP_AT = 2  # float: monotonic instant at which the ramp began; 0.0: not ramping
     RAMP_S = 3  # float: length of the ramp
-    SPARE_4 = 4
+    OWN_ADDRESS = 4  # int: 1 while its answers to clients do not come back through us, so that it is shown our address
     SPARE_5 = 5
     SPARE_6 = 6
     SPARE_7 = 7
@@ -72,6 +72,7 @@ class Count(IntEnum):
     PINNED_REUSED = 16  # http: times that happened to a pinned one; must stay 0
     MESSAGES = 17  # smtp: messages that this server has accepted
     MESSAGES_REFUSED = 18  # smtp: messages that were sent to the end, or broke off, and were not accepted
+    OWN_ADDRESS = 19  # sessions of a `source: client` service that were given our address all the same
 
 
 class Availability(IntEnum):

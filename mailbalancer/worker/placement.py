@@ -216,6 +216,12 @@ class Placement:
                     error.errno or errno.EADDRNOTAVAIL, f"{self.bind_address} is not an address of ours"
                 )
                 return
+        elif self.service.source.borrows:
+            try:
+                self.service.source.prepare(server, target.slot, self.address)
+            except OSError as error:
+                self._connect_failed(error.errno or errno.EPERM, f"{self.address} cannot be used to connect from")
+                return
         code = server.connect_ex(target.sockaddr)
         if code in (0, errno.EINPROGRESS):
             self.connecting = True

@@ -28,6 +28,7 @@ from mailbalancer.tls import verify
 from mailbalancer.tls.offer import Offer
 from mailbalancer.wire import proxy_header
 from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.source_address import SourceAddress
 
 #: How often a session chooses when other workers take the place it was given in the same moment.
 CHOICES = 3
@@ -131,6 +132,7 @@ class Service:
         self._proxies = AddressLists(config.proxy_protocol.accept_from, ())
         self._lists = AddressLists(config.allow, config.deny)
         self._restricted = bool(config.allow or config.deny)
+        self.source = SourceAddress(engine, config.name, config.source)
         self._queue.resize(config.queue.size, config.queue.timeout_s)
         self._sessions_cell = engine.cell(slot, Count.SESSIONS)
         self._total_cell = engine.cell(slot, Count.TOTAL)

@@ -253,6 +253,12 @@ class Session:
             return
         self._server = server
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.service.source.borrows:
+            try:
+                self.service.source.prepare(server, target.slot, self.address)
+            except OSError as error:
+                self._connect_failed(error.errno or errno.EPERM)
+                return
         code = server.connect_ex(target.sockaddr)
         if code in (0, errno.EINPROGRESS):
             engine.reactor.watch(server, self._on_connect)

@@ -235,7 +235,6 @@ def test_a_mode_that_is_not_built_yet_is_refused(told: Told, mode: str) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("client", "services.s.source: 'client' is not available in this version (available: balancer)"),
         (
             "{classes: [{name: relay, clients: any, address: 10.0.2.6}]}",
             "services.s.source: 'classes' is not available",
