@@ -156,7 +156,9 @@ def _refuse_combinations(report: Report, path: Path, written: schema.MailService
 # source classes
 
 
-def build_classes(report: Report, path: Path, written: schema.Source, queue_size: int) -> tuple[model.SourceClass, ...]:
+def build_classes(
+    report: Report, path: Path, written: schema.Source, queue_size: int, pool: model.Pool
+) -> tuple[model.SourceClass, ...]:
     """The classes of a mail service, in their order; `path` is that of `source`."""
     classes = tuple(
         model.SourceClass(
@@ -173,6 +175,7 @@ def build_classes(report: Report, path: Path, written: schema.Source, queue_size
     if written.when_full == "queue" and not queue_size:
         report.problem((*path, "when_full"), "'queue' needs a queue; write queue: {size: 100} in the service")
     _refuse_uncovered(report, (*path, "classes"), classes)
+    _refuse_other_family(report, (*path, "classes"), classes, pool)
     _warn_of_open_relay(report, (*path, "classes"), classes)
     return classes
 
@@ -190,6 +193,17 @@ def _refuse_uncovered(report: Report, path: Path, classes: Sequence[model.Source
             )
         if not everybody and at == len(classes) - 1:
             reason = "clients that are in no class would leave from any address; end with a class for clients: any"
+            report.problem((*path, at), reason)
+
+
+def _refuse_other_family(report: Report, path: Path, classes: Sequence[model.SourceClass], pool: model.Pool) -> None:
+    """From an IPv4 address no IPv6 server can be reached, and the other way round."""
+    for at, one in enumerate(classes):
+        ours = {":" in address for address in one.addresses}
+        beyond = next((member for member in pool.members if member.endpoint.is_ipv6 not in ours), None)
+        if beyond is not None:
+            family = "IPv6" if beyond.endpoint.is_ipv6 else "IPv4"
+            reason = f"class '{one.name}' has no {family} address, so its clients never reach {beyond.real_server}"
             report.problem((*path, at), reason)
 
 

@@ -151,7 +151,7 @@ class MailService(Service):
     def client_starttls(self) -> str:
         """What clients are offered: "none", "offer", "require" or "implicit"."""
         tls = self.config.client_tls
-        return tls.starttls if tls is not None and self.offer is not None else "none"
+        return tls.starttls if tls is not None else "none"
 
     @property
     def server_starttls(self) -> str:

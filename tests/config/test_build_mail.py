@@ -134,6 +134,10 @@ def test_source_classes(load: Load, folder: Path) -> None:
             "put it last",
         ),
         (CLASSES.replace("20}", "20, when_full: queue}"), "needs a queue"),
+        (
+            CLASSES.replace("10.0.2.7", "'fd00::7'"),
+            "class 'internet' has no IPv4 address, so its clients never reach ex1",
+        ),
     ],
 )
 def test_what_cannot_work_is_told(told: Told, folder: Path, text: str, said: str) -> None:

@@ -584,3 +584,30 @@ def test_a_stopping_worker_takes_no_further_message(worker: LoneWorker) -> None:
         assert client.end() == b""
         assert idle.end().startswith(b"421 4.3.2 ")
         eventually(worker.ended)
+
+
+# ---------------------------------------------------------------- Exchange servers among themselves
+
+
+def test_what_follows_x_anonymoustls_is_relayed_unseen(worker: LoneWorker) -> None:
+    with SmtpServer("mx1") as mx1:
+        mx1.capabilities = ("X-ANONYMOUSTLS", "X-EXPS GSSAPI NTLM")
+        mx1.answers["X-ANONYMOUSTLS"] = b"220 2.0.0 Go on\r\n"
+        mx1.answers["\x16\x03\x01"] = b"\x16\x03\x03 hello\r\n"
+        worker.configure(smtp(mx1, smtp={"exchange": True}))
+        client = talk(worker)
+        assert b"X-ANONYMOUSTLS" in client.begin()
+        assert client.say(b"X-ANONYMOUSTLS").startswith(b"220")
+        client.sock.sendall(b"\x16\x03\x01 \0\n\r\n")
+        assert client.sock.recv(100) == b"\x16\x03\x03 hello\r\n"
+        assert worker.list_sessions().sessions[0]["state"] == "relaying"
+
+
+def test_towards_the_internet_there_is_no_x_anonymoustls(worker: LoneWorker) -> None:
+    with SmtpServer("mx1") as mx1:
+        mx1.capabilities = ("X-ANONYMOUSTLS", "X-EXPS GSSAPI NTLM", "XRDST")
+        worker.configure(smtp(mx1))
+        client = talk(worker)
+        assert client.begin() == b"250 lb.example.test\r\n"
+        assert client.say(b"X-ANONYMOUSTLS").startswith(b"500 5.5.1 ")
+        assert client.say(b"X-EXPS GSSAPI").startswith(b"500 5.5.1 ")

@@ -94,3 +94,11 @@ def test_an_address_that_is_not_ours_is_named(worker: LoneWorker) -> None:
         line = worker.session_lines()[0]
         assert (line["end"], line["failure"]) == ("local_failure", "mx1: 192.0.2.1 is not an address of ours")
         assert worker.count(Count.CONNECT_FAILED, "mx", "mx1") == 0
+
+
+def test_an_ipv6_address_of_ours(worker: LoneWorker) -> None:
+    with SmtpServer("mx1", "::1") as mx1:
+        source = Source(classes=(SourceClass("internet", ANY, ("127.0.2.7", "::1")),), per_source_limit=1)
+        worker.configure(service("mx", mx1, mode=Mode.SMTP, mail=Mail("lb.test"), source=source))
+        talk(worker, "127.0.0.1").begin()
+        assert [address for address, _ in mx1.peers] == ["::1"]
