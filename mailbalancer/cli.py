@@ -8,6 +8,7 @@ because `--help` must not wait for them.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import json
@@ -503,7 +504,119 @@ def enable(ask: Ask, names: dict[str, str]) -> None:
     _operate(ask, "enable", names)
 
 
+# ---------------------------------------------------------------- TLS
+
+
+@commands.group("tls", short_help="Certificates of real servers.")
+def tls_group() -> None:
+    """Certificates of real servers: look at them, and say which are accepted."""
+
+
+@tls_group.command("pin", short_help="Show a real server's certificate and how to accept it alone.")
+@_config_option
+@click.option("--write", "writes", is_flag=True, help="Put the line into the configuration file.")
+@click.option("--timeout", type=click.FloatRange(0.1, 60), default=10.0, show_default=True, help="Seconds.")
+@_json_option
+@click.argument("service")
+@click.argument("real_server")
+def tls_pin(config: str, writes: bool, timeout: float, as_json: bool, service: str, real_server: str) -> None:
+    """Show the certificate of a real server, and the setting that accepts it and no other.
+
+    The running balancer is neither asked nor changed. Compare the fingerprint with the one on the server itself
+    before you trust it: what is shown here is what this network shows.
+
+    \b
+    Example:
+      mailbalancer tls pin owa ex1
+      mailbalancer tls pin owa ex1 --write && mailbalancer reload
+    """
+    import asyncio
+
+    from mailbalancer.admin import pinning
+    from mailbalancer.control.pin import shown
+
+    found = asyncio.run(shown(_service(config, None, service), real_server, timeout))
+    file = pinning.ConfigurationFile(config)
+    if as_json:
+        _print_json(pinning.facts(found, file))
+    else:
+        _say(pinning.page(found, file))
+    if writes:
+        click.echo(pinning.write(found, file), err=as_json)
+
+
 # ---------------------------------------------------------------- profiles
+
+
+@commands.group(short_help="What is changed on this machine.")
+def host() -> None:
+    """What mailbalancer changes on this machine: addresses, forwarding, routes, nftables rules."""
+
+
+@host.command("plan", short_help="Show what would be changed; change nothing.")
+@_config_option
+@_json_option
+def host_plan(config: str, as_json: bool) -> None:
+    """Show what this configuration would change on this machine.
+
+    \b
+    Example:
+      mailbalancer host plan -c /etc/mailbalancer/mailbalancer.yaml
+    """
+    from mailbalancer.control import host_commands
+
+    facts = host_commands.planned(_load(config))
+    if as_json:
+        _print_json(dataclasses.asdict(facts))
+        return
+    _print_changes(facts.steps, facts.rules, "nothing is changed on this machine")
+    _warn(facts.warnings)
+
+
+@host.command("show", short_help="Show what is changed now.")
+@_config_option
+@_json_option
+def host_show(config: str, as_json: bool) -> None:
+    """Show what mailbalancer has changed on this machine.
+
+    \b
+    Example:
+      mailbalancer host show
+    """
+    from mailbalancer.control import host_commands
+
+    facts = host_commands.shown(_load(config))
+    if as_json:
+        _print_json(dataclasses.asdict(facts))
+    else:
+        _print_changes(facts.steps, facts.rules, "nothing is changed on this machine now")
+
+
+@host.command("clean", short_help="Undo what a crashed balancer has left.")
+@_config_option
+def host_clean(config: str) -> None:
+    """Undo everything that a balancer which was killed has changed on this machine; refused while one runs.
+
+    \b
+    Example:
+      mailbalancer host clean
+    """
+    from mailbalancer.control import host_commands
+
+    undone = host_commands.clean(_load(config))
+    for line in undone:
+        _say(f"undone: {line}")
+    if not undone:
+        _say("there was nothing to undo")
+
+
+def _print_changes(steps: Iterable[str], rules: str, nothing: str) -> None:
+    for step in steps:
+        _say(step)
+    if rules:
+        _say(f"\n{rules.rstrip()}")
+    elif not steps:
+        _say(nothing)
 
 
 @commands.group(short_help="Service templates and their checklists.")

@@ -104,7 +104,7 @@ class L4Engine:
         self._seen: list[int] = []
         self._renewed_at = 0.0
         self._watched_at = 0.0
-        self._failed_at = 0.0
+        self._failed_at = -RETRY_S
         self._alarms: dict[str, tuple[int, float]] = {}
         self._down: set[MemberKey] = set()
         #: Members whose answers to clients are known not to come back through us; told by the gateway probe.
@@ -132,12 +132,8 @@ class L4Engine:
             return None
         network = read_network(self._commands)
         steps = plan(config, network, sysctl_now, self._open_ledger().steps)
-        numbers = Numbers()
-        numbers.follow(_names(config))
-        examined = replace(config, services=tuple(s for s in config.services if not _waits_for_device(s, network)))
-        ruleset = _Builder(examined, network, numbers, self._share_nothing, self.strays).ruleset()
         try:
-            self._nft.check(script(tables(ruleset), None))
+            self._nft.check(examined_script(config, network))
         except HostError as error:
             services = ", ".join(s.name for s in config.services if s.l4 or s.source.use == "client")
             raise MailbalancerError(f"{error.message} (needed by: {services})", error.remedy) from error
@@ -200,17 +196,30 @@ class L4Engine:
         if self._config is None or (self._running is None and not needs_host(self._config)):
             return
         self._vips.tick(now)
+        if now - self._failed_at < RETRY_S:
+            return
         try:
-            self._watch(now)
-            if self._running and now >= self._count.next_at:
-                self._recount(now)
-            due = now - self._renewed_at >= RENEW_S or self._seen != self._availabilities()
-            if due and now - self._failed_at >= RETRY_S:
-                self._renew(now)
+            self._work(now)
+        except HostError as error:
+            self._write_anew(error, now)
+
+    def _work(self, now: float) -> None:
+        self._watch(now)
+        if self._running and now >= self._count.next_at:
+            self._recount(now)
+        if now - self._renewed_at >= RENEW_S or self._seen != self._availabilities():
+            self._renew(now)
+
+    def _write_anew(self, reason: HostError, now: float) -> None:
+        """Something is not as we left it (a firewall that is reloaded flushes everybody's tables): all of it again."""
+        self._running = None
+        try:
+            self._renew(now)
         except HostError as error:
             self._failed_at = now
-            self._running = None  # not known any more: the next time everything is written anew
             self._events.error(f"the rules of layer 4 services could not be renewed: {error}")
+        else:
+            self._events.warning(f"our nftables rules were not there any more and have been written anew ({reason})")
 
     def traffic(self, key: MemberKey) -> Mapping[str, int]:
         """What the kernel has counted for this member, in the words of `status`; nothing where it does not forward."""
@@ -226,17 +235,17 @@ class L4Engine:
         return self._count.counter(f"same_{self._numbers[service]}").packets
 
     def _watch(self, now: float) -> None:
-        """A firewall that is reloaded may flush everybody's tables."""
+        """Whether all our tables are still there.
+
+        Raises:
+            HostError: one is not.
+        """
         if not self._running or now - self._watched_at < WATCH_S:
             return
         self._watched_at = now
         missing = {table.family for table in self._running} - set(self._nft.tables())
         if missing:
-            self._running = None
-            self._events.warning(
-                f"somebody has removed our nftables rules ({', '.join(sorted(missing))}): they are back now"
-            )
-            self._renew(now)
+            raise HostError(f"table {', '.join(sorted(missing))} mailbalancer is gone")
 
     def _renew(self, now: float) -> None:
         assert self._config is not None
@@ -277,10 +286,6 @@ class L4Engine:
         weight = (record.member.weight if weighted else 1.0) * record.state.weight_factor
         full = 0 < record.member.max_sessions <= sessions
         return Runner(weight, sessions, record.ramped(now), full)
-
-    @staticmethod
-    def _share_nothing(service: Service, records: list[Record]) -> list[int]:
-        return [1] * len(records)
 
     def _forget_dead(self, config: Config) -> None:
         """UDP has no end: a client that keeps its port would stay with a dead server for ever."""
@@ -470,6 +475,15 @@ class _Builder:
         segments = [self._network.segment_of(server) for server in own]
         if own:
             yield Outbound(own, tuple(dict.fromkeys(found[1] for found in segments if found)), address)
+
+
+def examined_script(config: Config, network: Network) -> str:
+    """The rules of a configuration as if every real server were ready, for nft to look at and for people to read."""
+    numbers = Numbers()
+    numbers.follow(_names(config))
+    examined = replace(config, services=tuple(s for s in config.services if not _waits_for_device(s, network)))
+    builder = _Builder(examined, network, numbers, lambda service, records: [], lambda key: False)
+    return script(tables(builder.ruleset()), None)
 
 
 def _guards(network: Network) -> tuple[Guard, ...]:
