@@ -20,9 +20,8 @@ from enum import IntEnum
 from typing import Final
 
 from mailbalancer.balance.http_routes import Ambiguous
-from mailbalancer.ipc.board import Availability, Count
+from mailbalancer.ipc.board import Availability
 from mailbalancer.model import Endpoint
-from mailbalancer.tls.offer import ClientSocket
 from mailbalancer.wire.auth_taint import ties_request
 from mailbalancer.wire.forwarded import (
     identify,
@@ -33,10 +32,10 @@ from mailbalancer.wire.hop_by_hop import Connection, cuts, read_connection
 from mailbalancer.wire.http_answer import answer, redirect
 from mailbalancer.wire.http_body import Body, Framing, Kind, Piece, open_body, request_framing
 from mailbalancer.wire.http_head import BadMessage, RequestHead, ResponseHead
-from mailbalancer.wire.http_long_poll import Wait, in_body
+from mailbalancer.wire.http_long_poll import Wait
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.http_log import Value, request_facts
-from mailbalancer.worker.http_polls import wait_of
+from mailbalancer.worker.http_log import request_facts, session_facts, tls_words
+from mailbalancer.worker.http_polls import Poll
 from mailbalancer.worker.http_rewrite import (
     Manner,
     answer_head,
@@ -45,8 +44,9 @@ from mailbalancer.worker.http_rewrite import (
     plain_host,
     request_head,
 )
+from mailbalancer.worker.http_route import STRANGER, Route
 from mailbalancer.worker.http_server import ServerLink
-from mailbalancer.worker.http_service import STRANGER, HttpService, Route
+from mailbalancer.worker.http_service import HttpService
 from mailbalancer.worker.stream import NOTHING, Stream
 
 #: Our last word has been said: how long a client may go on sending before the connection is closed under it.
@@ -58,7 +58,6 @@ AFTER_CLIENT_CLOSED_S: Final = 60.0
 #: How often the rate of a body is looked at.
 RATE_WINDOW_S: Final = 10.0
 _JUDGED: Final = "judged"
-_LONGEST_NAME: Final = 255
 _READY: Final = int(Availability.READY)
 _numbers = itertools.count(1)
 
@@ -88,13 +87,13 @@ class HttpConnection:
         expects_answer: a request was sent, and its answer is not complete.
         has_answer: the head of the final answer was passed on.
         in_tunnel: HTTP is over; bytes flow both ways.
+        head_at, asked_at, sent_at, first_at: when the head of the request at hand began, was complete and was sent to a
+            server, and when its answer began; 0.0: not yet. active_at: when a byte moved last.
         method, upgrading, is_http_1_0: of the request at hand: whether it asks for another protocol, and whether its
             client cannot read chunks.
     """
 
     __slots__ = (
-        "_active_at",
-        "_asked_at",
         "_authority",
         "_body",
         "_body_bytes",
@@ -105,39 +104,39 @@ class HttpConnection:
         "_counted",
         "_engine",
         "_finished",
-        "_first_at",
-        "_head_at",
         "_identity",
         "_in",
         "_listening",
         "_logged",
         "_out",
-        "_poll_cell",
-        "_polls",
         "_rate_at",
         "_rate_bytes",
         "_returning",
         "_route",
-        "_rpc_session",
         "_seen",
-        "_sent_at",
         "_trusted",
         "_wheel_at",
         "_wheel_key",
+        "active_at",
+        "asked_at",
         "bytes_in",
         "bytes_out",
         "endpoint",
         "expects_answer",
+        "first_at",
         "has_answer",
         "head",
+        "head_at",
         "in_tunnel",
         "is_http_1_0",
         "link",
         "method",
         "number",
         "peer",
+        "poll",
         "port",
         "requests",
+        "sent_at",
         "service",
         "source",
         "stage",
@@ -145,7 +144,6 @@ class HttpConnection:
         "status",
         "tied",
         "upgrading",
-        "wait",
     )
 
     def __init__(
@@ -174,18 +172,15 @@ class HttpConnection:
         self._identity = b""
         self._closes = False
         self._finished = False
-        self._polls = False
-        self._poll_cell = -1
-        self._rpc_session = b""
+        self.poll = Poll(engine, service, self)
         self._body_bytes = self._rate_bytes = 0
         self._rate_at = 0.0
-        self._head_at = self._active_at = self.started_at = now
-        self._asked_at = self._sent_at = self._first_at = 0.0
+        self.head_at = self.active_at = self.started_at = now
+        self.asked_at = self.sent_at = self.first_at = 0.0
         self.link: ServerLink | None = None
         self.method = b""
         self.is_http_1_0 = self.upgrading = False
         self.tied = self.expects_answer = self.has_answer = self.in_tunnel = False
-        self.wait = Wait.NOT
         self.status = self.requests = self.bytes_in = self.bytes_out = 0
         self.stage = _IDLE
         engine.sessions.add(self)
@@ -226,7 +221,7 @@ class HttpConnection:
             self.end("client_reset", reset=True)
             return
         if n > 0:
-            self._active_at = self._engine.reactor.now
+            self.active_at = self._engine.reactor.now
             self._take(stage, buffer[:n])
         elif n != NOTHING:
             self._client_finished()
@@ -290,10 +285,10 @@ class HttpConnection:
         self._in = self._in[head.length :]
         now = self._engine.reactor.now
         if self.stage == _IDLE:
-            self._head_at = now
+            self.head_at = now
         self.head, self._connection, self._route = head, connection, route
-        self._asked_at = now
-        self._sent_at = self._first_at = 0.0
+        self.asked_at = now
+        self.sent_at = self.first_at = 0.0
         self.method, self.is_http_1_0 = head.method, head.minor == 0
         self.upgrading = bool(connection.upgrade)
         self.requests += 1
@@ -317,8 +312,8 @@ class HttpConnection:
         self._seen = len(self._in)
         if self.stage == _IDLE and self._seen:
             self.stage = _HEAD
-            self._head_at = self._engine.reactor.now
-            self._by(self._head_at + self.service.http.limits.head_timeout_s)
+            self.head_at = self._engine.reactor.now
+            self._by(self.head_at + self.service.http.limits.head_timeout_s)
 
     def _identify(self, head: RequestHead) -> bytes:
         """Who the client is, and the lines that tell the server."""
@@ -414,7 +409,7 @@ class HttpConnection:
         if framing.kind is not Kind.NONE and not self._begin_body(framing):
             return
         if head.method[0] in b"PR":
-            self._classify(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
+            self.poll.asked(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
         self.has_answer = self._logged = False
         link = self.link
         if link is not None:
@@ -477,12 +472,12 @@ class HttpConnection:
             self._pin(link)
         self.stage = _EXCHANGE
         self.expects_answer = True
-        if self._polls:
-            self._count_poll_at(link)
+        if self.poll.wait is not Wait.NOT:
+            self.poll.sent(link.slot)
         now = self._engine.reactor.now
-        self._active_at = now
+        self.active_at = now
         self._by(now + self._idle_s())
-        self._sent_at = now
+        self.sent_at = now
         link.send(out)
         if self.stage == _EXCHANGE and self._body is not None and link.blocked:
             self._client.pause()
@@ -498,8 +493,8 @@ class HttpConnection:
             return
         self.bytes_in += taken
         self._body_bytes += taken
-        if self.wait is not Wait.NOT and pieces:
-            self._look_into(pieces[0])
+        if pieces and self.poll.wait is not Wait.NOT:
+            self.poll.look_into(pieces[0])
         if taken < len(data):
             self._in = bytes(data[taken:])
         if body.done:
@@ -529,8 +524,8 @@ class HttpConnection:
         assert link is not None
         assert route is not None
         now = self._engine.reactor.now
-        self._active_at = now
-        self._first_at = now
+        self.active_at = now
+        self.first_at = now
         self.has_answer = True
         self.status = head.status
         if link.tied and not self.tied:
@@ -562,7 +557,7 @@ class HttpConnection:
 
     def pass_answer(self, pieces: list[Piece]) -> None:
         """A part of the body."""
-        self._active_at = self._engine.reactor.now
+        self.active_at = self._engine.reactor.now
         self._write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _write(self, data: Piece) -> None:
@@ -578,7 +573,7 @@ class HttpConnection:
 
     def writable(self, stream: Stream) -> None:
         """The client has taken everything."""
-        self._active_at = self._engine.reactor.now
+        self.active_at = self._engine.reactor.now
         if self.stage == _CLOSING:
             self._close_politely()
         elif self.stage <= _HEAD:
@@ -596,15 +591,16 @@ class HttpConnection:
         elif self.link is not None and self.link.deaf:
             self._exchange_done(unfinished=True)
         else:
-            self._active_at = self._engine.reactor.now
-            self._by(self._active_at + UNFINISHED_S)
+            self.active_at = self._engine.reactor.now
+            self._by(self.active_at + UNFINISHED_S)
 
     def _exchange_done(self, unfinished: bool = False) -> None:
         """Request and answer are over."""
         link = self.link
         assert link is not None
         self._log()
-        self._stop_waiting()
+        if self.poll.wait is not Wait.NOT:
+            self.poll.over(broken=False)
         if not link.persistent:
             self._drop_link()
         elif self.service.shared and not self.tied:
@@ -624,8 +620,8 @@ class HttpConnection:
     def _begin_idle(self) -> None:
         self.stage = _IDLE
         self.head = None
-        self._active_at = self._engine.reactor.now
-        self._by(self._active_at + self.service.config.idle_timeout_s)
+        self.active_at = self._engine.reactor.now
+        self._by(self.active_at + self.service.config.idle_timeout_s)
         if not self._finished:
             self._client.resume()
 
@@ -644,7 +640,7 @@ class HttpConnection:
 
     def _refuse_exchange(self, status: int, failure: str) -> None:
         """End the exchange with an error, or with a reset where an answer has begun."""
-        self._stop_waiting(broken=True)
+        self.poll.over(broken=True)
         if self.has_answer:
             self._log(failure)
             self.end("bad_message", reset=True)
@@ -729,46 +725,6 @@ class HttpConnection:
             link.pinned = False
             self._engine.ints[self.service.pinned_cell] -= 1
 
-    # ------------------------------------------------------------ requests that wait
-
-    def _classify(self, head: RequestHead, beginning: bytes) -> None:
-        """Does this request wait for news? `beginning`: what is there of its body."""
-        self._now_waits(wait_of(head))
-        if beginning:
-            self._look_into(beginning)
-
-    def _look_into(self, beginning: bytes | memoryview) -> None:
-        """The first piece of a body tells what the head did not."""
-        if self.wait is Wait.PERHAPS_EWS:
-            self._now_waits(in_body(beginning))
-        elif self.wait is Wait.RPC and not self._rpc_session:
-            self._rpc_session = self.service.channels.opened(self, beginning)
-
-    def _now_waits(self, wait: Wait) -> None:
-        self.wait = wait
-        if wait not in (Wait.NOT, Wait.PERHAPS_EWS):
-            self._engine.ints[self.service.long_polls_cell] += 1
-            self._polls = True
-            if self.link is not None and self.stage == _EXCHANGE:
-                self._count_poll_at(self.link)
-
-    def _count_poll_at(self, link: ServerLink) -> None:
-        """Its server is known: who takes that out wants to know what he waits for."""
-        self._poll_cell = self._engine.cell(link.slot, Count.LONG_POLLS)
-        self._engine.ints[self._poll_cell] += 1
-
-    def _stop_waiting(self, *, broken: bool = False) -> None:
-        self.wait = Wait.NOT
-        if self._polls:
-            self._polls = False
-            self._engine.ints[self.service.long_polls_cell] -= 1
-            if self._poll_cell >= 0:
-                self._engine.ints[self._poll_cell] -= 1
-                self._poll_cell = -1
-        if self._rpc_session:
-            cookie, self._rpc_session = self._rpc_session, b""
-            self.service.channels.closed(self, cookie, broken=broken)
-
     # ------------------------------------------------------------ deadlines
 
     def _by(self, deadline_at: float) -> None:
@@ -810,15 +766,15 @@ class HttpConnection:
             case Stage.IDLE if not self.requests:
                 return self.started_at + limits.head_timeout_s, self._give_up_waiting
             case Stage.IDLE:
-                return self._active_at + self.service.config.idle_timeout_s, self._give_up_waiting
+                return self.active_at + self.service.config.idle_timeout_s, self._give_up_waiting
             case Stage.HEAD:
-                return self._head_at + limits.head_timeout_s, self._head_too_slow
+                return self.head_at + limits.head_timeout_s, self._head_too_slow
             case Stage.SEEKING:  # the link has deadlines of its own
                 return now + self._idle_s(), self._give_up_waiting
             case Stage.CLOSING:
                 # what is still on its way to a slow client is not cut off
                 patience_s = self._idle_s() if self._client.blocked else LINGER_S
-                return self._active_at + patience_s, self._give_up_waiting
+                return self.active_at + patience_s, self._give_up_waiting
         return self._exchange_deadline()
 
     def _exchange_deadline(self) -> tuple[float, Callable[[], None]]:
@@ -827,7 +783,7 @@ class HttpConnection:
             idle_s = min(idle_s, AFTER_CLIENT_CLOSED_S)
         elif not self.expects_answer:
             idle_s = min(idle_s, UNFINISHED_S)
-        silent = self._active_at + idle_s
+        silent = self.active_at + idle_s
         if self._body is not None and self._rate_at and not self.in_tunnel:
             checked = self._rate_at + RATE_WINDOW_S
             if checked < silent:
@@ -860,7 +816,7 @@ class HttpConnection:
 
     def broken(self, stream: Stream, error: OSError) -> None:
         if stream.shaking:
-            self._log(f"TLS handshake: {_tls_words(error)}")
+            self._log(f"TLS handshake: {tls_words(error)}")
         self.end("client_reset", reset=not stream.shaking)
 
     def secured(self, stream: Stream) -> None:
@@ -872,8 +828,8 @@ class HttpConnection:
         self._drop_link()
         client = self._client
         self.stage = _CLOSING
-        self._active_at = self._engine.reactor.now
-        self._by(self._active_at + LINGER_S)
+        self.active_at = self._engine.reactor.now
+        self._by(self.active_at + LINGER_S)
         if client.blocked:
             return
         asked_to = self._connection is not None and not self._connection.persistent
@@ -892,7 +848,7 @@ class HttpConnection:
         """Close both sides. `reset`: with RST, so that nothing looks complete that is not."""
         if self.stage == _OVER:
             return
-        self._stop_waiting(broken=True)
+        self.poll.over(broken=True)
         if self.stage in (_SEEKING, _EXCHANGE) and not self._logged:
             self._log(reason)
         self.stage = _OVER
@@ -915,30 +871,6 @@ class HttpConnection:
         """The route that the request at hand took; empty: the service's own."""
         return self._route.name if self._route is not None else ""
 
-    def timings(self, now: float) -> dict[str, Value]:
-        """Of the request at hand, for the log."""
-        facts: dict[str, Value] = {}
-        link, sent_at = self.link, self._sent_at
-        if sent_at:
-            fresh = link is not None and link.connect_at >= self._asked_at
-            chosen_at = link.connect_at if link is not None and fresh else sent_at
-            facts["queue_s"] = chosen_at - self._asked_at
-            facts["connect_s"] = sent_at - chosen_at
-        if self._first_at:
-            facts["first_byte_s"] = self._first_at - sent_at
-        facts["total_s"] = now - self._head_at
-        return facts
-
-    def tls_facts(self) -> dict[str, Value]:
-        """Version and SNI of the client's TLS, for the log."""
-        tls = self._client.tls
-        if tls is None:
-            return {}
-        facts: dict[str, Value] = {"tls": tls.version()}
-        if isinstance(tls, ClientSocket) and tls.asked_name:
-            facts["sni"] = tls.asked_name[:_LONGEST_NAME]
-        return facts
-
     @property
     def slot(self) -> int:
         """The real server that this connection counts for at present."""
@@ -950,39 +882,17 @@ class HttpConnection:
             return False
         return fd == self._client.sock.fileno() or (self.link is not None and self.link.owns(fd))
 
+    @property
+    def tls(self) -> ssl.SSLSocket | None:
+        """The client's TLS, if it speaks it."""
+        return self._client.tls
+
     def facts(self) -> dict[str, str | int | float]:
         """This connection for `mailbalancer sessions`."""
-        now, link = self._engine.reactor.now, self.link
-        target = link.target if link is not None else None
-        return {
-            "service": self.service.name,
-            "client": str(Endpoint(self.source, self.port)),
-            "listen": str(self.endpoint),
-            "server": target.name if target else "",
-            "server_address": str(target.endpoint) if target else "",
-            "why": link.why if link is not None else "",
-            "age_s": round(now - self.started_at, 3),
-            "idle_s": round(now - self._active_at, 3),
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "state": "tunnel" if self.in_tunnel else self.stage.name.lower(),
-            "route": self.route_name,
-            "requests": self.requests,
-            "long_poll": self.wait.value if self._polls else "",
-            "pinned": int(self.tied),
-            "worker": self._engine.index,
-        }
+        return session_facts(self, self._engine.reactor.now, self._engine.index)
 
     def reached(self) -> Endpoint:
         """The address of ours that the client connected to."""
         if self.endpoint.host not in ("0.0.0.0", "::"):
             return self.endpoint
         return Endpoint(*self._client.sock.getsockname()[:2])
-
-
-def _tls_words(error: OSError) -> str:
-    """What OpenSSL says about a client's handshake, as words."""
-    if isinstance(error, ssl.SSLEOFError):
-        return "the client went away"
-    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    return (reason or str(error)).replace("_", " ").lower()

@@ -13,12 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mailbalancer.balance.http_keys import activesync_query
+from mailbalancer.ipc.board import Count
 from mailbalancer.wire.http_head import RequestHead
-from mailbalancer.wire.http_long_poll import Wait, classify
+from mailbalancer.wire.http_long_poll import Wait, classify, in_body
 from mailbalancer.wire.rpc_channel import session
+from mailbalancer.worker.engine import Engine
 
 if TYPE_CHECKING:
     from mailbalancer.worker.http_connection import HttpConnection
+    from mailbalancer.worker.http_service import HttpService
 
 _ACTIVESYNC: Final = b"/microsoft-server-activesync"
 
@@ -28,6 +31,71 @@ def wait_of(head: RequestHead) -> Wait:
     path = head.path
     coded = path[: len(_ACTIVESYNC)].lower() == _ACTIVESYNC and b"=" not in path.rstrip(b"=")
     return classify(head.method, path, head.values, activesync_query(path) if coded else b"")
+
+
+class Poll:
+    """What the request at hand of one connection waits for, and where that is counted.
+
+    Attributes:
+        wait: PERHAPS_EWS until the body has told.
+        counted: whether it counts as a long poll.
+    """
+
+    __slots__ = ("_cell", "_connection", "_engine", "_rpc_session", "_service", "_slot", "counted", "wait")
+
+    def __init__(self, engine: Engine, service: HttpService, connection: HttpConnection) -> None:
+        self._engine = engine
+        self._service = service
+        self._connection = connection
+        self._slot = self._cell = -1
+        self._rpc_session = b""
+        self.counted = False
+        self.wait = Wait.NOT
+
+    def asked(self, head: RequestHead, beginning: bytes) -> None:
+        """A request; `beginning` is what is there of its body."""
+        self._slot = -1
+        self._waits(wait_of(head))
+        if beginning:
+            self.look_into(beginning)
+
+    def look_into(self, beginning: bytes | memoryview) -> None:
+        """The first piece of a body tells what the head did not."""
+        if self.wait is Wait.PERHAPS_EWS:
+            self._waits(in_body(beginning))
+        elif self.wait is Wait.RPC and not self._rpc_session:
+            self._rpc_session = self._service.channels.opened(self._connection, beginning)
+
+    def sent(self, slot: int) -> None:
+        """Its server is known: who takes that out wants to know what he waits for."""
+        self._slot = slot
+        if self.counted:
+            self._count_at_server()
+
+    def over(self, *, broken: bool) -> None:
+        """The request is over; `broken`: not as it should."""
+        self.wait = Wait.NOT
+        if self.counted:
+            self.counted = False
+            self._engine.ints[self._service.long_polls_cell] -= 1
+            if self._cell >= 0:
+                self._engine.ints[self._cell] -= 1
+                self._cell = -1
+        if self._rpc_session:
+            cookie, self._rpc_session = self._rpc_session, b""
+            self._service.channels.closed(self._connection, cookie, broken=broken)
+
+    def _waits(self, wait: Wait) -> None:
+        self.wait = wait
+        if wait not in (Wait.NOT, Wait.PERHAPS_EWS):
+            self.counted = True
+            self._engine.ints[self._service.long_polls_cell] += 1
+            if self._slot >= 0:
+                self._count_at_server()
+
+    def _count_at_server(self) -> None:
+        self._cell = self._engine.cell(self._slot, Count.LONG_POLLS)
+        self._engine.ints[self._cell] += 1
 
 
 class Channels:

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 from mailbalancer.wire.forwarded import Identity, forwarded_field, x_forwarded_fields
 from mailbalancer.wire.hop_by_hop import Connection, cuts, upgrade_fields
 from mailbalancer.wire.http_head import RequestHead, ResponseHead
-from mailbalancer.worker.http_service import SEPARATOR, HttpService, Route
+from mailbalancer.worker.http_route import SEPARATOR, Route
+from mailbalancer.worker.http_service import HttpService
 
 _END_OF_LINE: Final = b"\r\n"
 

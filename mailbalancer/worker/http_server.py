@@ -19,7 +19,8 @@ from mailbalancer.wire.hop_by_hop import read_connection
 from mailbalancer.wire.http_body import Body, Kind, open_body, response_framing
 from mailbalancer.wire.http_head import BadMessage, ResponseHead
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.http_service import IDLE_S, HttpService, Returning, Route
+from mailbalancer.worker.http_route import Returning, Route
+from mailbalancer.worker.http_service import IDLE_S, HttpService
 from mailbalancer.worker.placement import Placement
 from mailbalancer.worker.service import Target
 from mailbalancer.worker.stream import NOTHING, Stream
