@@ -10,22 +10,18 @@ A session is callbacks and slots, not a task: ten thousand idle ones cost memory
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 import struct
 from enum import IntEnum
 from functools import partial
 
-from mailbalancer.balance.persist import Table
-from mailbalancer.balance.pool import Refusal
-from mailbalancer.ipc.board import Count
 from mailbalancer.model import Endpoint
 from mailbalancer.wire import client_hello, proxy_header, server_hello
 from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.placement import Placement
 from mailbalancer.worker.reactor import FAILED, HANGUP, INPUT, READ, WRITE
 from mailbalancer.worker.relay import Relay
-from mailbalancer.worker.service import Service, Target
+from mailbalancer.worker.service import Service
 
 #: A ClientHello must be complete within this time, or the connection is closed.
 HELLO_TIMEOUT_S = 10.0
@@ -37,8 +33,6 @@ _EARLY_BYTES = 65536
 _RESET = struct.pack("ii", 1, 0)
 #: TLS alert: fatal, unrecognized_name (RFC 6066 section 3).
 _UNRECOGNIZED_NAME = bytes.fromhex("15030300020270")
-#: connect(2) failed for want of something on this machine: the server is not to blame.
-_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM)
 
 
 class Stage(IntEnum):
@@ -46,13 +40,12 @@ class Stage(IntEnum):
 
     PROXY_HEADER = 0
     CLIENT_HELLO = 1
-    WAITING = 2  # every ready server is full
-    CONNECTING = 3
-    RELAYING = 4
-    OVER = 5
+    SEEKING = 2  # a server: connecting, or waiting while all are full
+    RELAYING = 3
+    OVER = 4
 
 
-class Session:
+class Session(Placement):
     """Registers itself with reactor, wheel, engine and service, and takes itself out of all of them at the end."""
 
     __slots__ = (
@@ -60,71 +53,42 @@ class Session:
         "_client_events",
         "_destination",
         "_early",
-        "_engine",
         "_relay",
-        "_server",
         "_vouched_for",
-        "_wheel_key",
-        "address",
         "endpoint",
-        "held_key",
-        "held_table",
-        "last_failure",
-        "port",
-        "route",
-        "service",
-        "slot",
         "sni",
         "stage",
         "started_at",
-        "target",
-        "tls_session",
-        "tried",
-        "why",
     )
 
     def __init__(
         self, engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
     ) -> None:
-        self._engine = engine
+        super().__init__(engine, service, address, port)
         self._client = client
-        self._server: socket.socket | None = None
         self._client_events = 0
         self._early: bytes = b""
         self._relay: Relay | None = None
         self._destination: Endpoint | None = None  # where a PROXY header says that the client had connected to
         self._vouched_for = service.trusts_header_from(address)  # the peer is a proxy that tells us who the client is
-        self._wheel_key = 0
-        self.stage = Stage.WAITING
-        self.service = service
+        self.stage = Stage.SEEKING
         self.endpoint = endpoint
-        self.address = address
-        self.port = port
-        self.target: Target | None = None
-        self.slot = -1
-        self.tried: tuple[str, ...] = ()
-        self.why = ""
-        self.last_failure = ""
         self.sni = ""
-        self.route = ""
-        self.tls_session = ""  # the TLS session the client asks to resume, in hexadecimal
-        self.held_table: Table | None = None  # with its key: the binding that does not expire while this session lives
-        self.held_key = ""
-        now = engine.reactor.now
-        self.started_at = now
+        self.started_at = engine.reactor.now
         engine.reactor.watch(client, self._on_client_early)
         engine.sessions.add(self)
         service.opened()
-        config = service.config
         if self._vouched_for:
-            self.stage = Stage.PROXY_HEADER
-            self._wheel_key = engine.wheel.add(self, now + config.proxy_protocol.header_timeout_s)
+            self._expect(Stage.PROXY_HEADER, service.config.proxy_protocol.header_timeout_s)
         elif service.is_tls:
-            self.stage = Stage.CLIENT_HELLO
-            self._wheel_key = engine.wheel.add(self, now + HELLO_TIMEOUT_S)
+            self._expect(Stage.CLIENT_HELLO, HELLO_TIMEOUT_S)
         else:
-            self._wheel_key = engine.wheel.add(self, now + config.connect_timeout_s)
             self._admit()
+
+    def _expect(self, stage: Stage, timeout_s: float) -> None:
+        """The client must have said something by then."""
+        self.stage = stage
+        self.wait_until(self._engine.reactor.now + timeout_s)
 
     # ------------------------------------------------------------ before the choice
 
@@ -134,7 +98,7 @@ class Session:
             self._read_early()
         elif events & FAILED:
             self.end("client_reset")
-        elif events & HANGUP and self.stage == Stage.WAITING and self._has_left():
+        elif events & HANGUP and self.waiting and self._has_left():
             self.end("client_closed")
         else:
             self._client_events |= events
@@ -178,14 +142,10 @@ class Session:
         if header.source is not None:
             self.address, self.port = header.source.host, header.source.port
             self._destination = header.destination
-        engine = self._engine
-        engine.wheel.remove(self, self._wheel_key)
         if self.service.is_tls:
-            self.stage = Stage.CLIENT_HELLO
-            self._wheel_key = engine.wheel.add(self, engine.reactor.now + HELLO_TIMEOUT_S)
-            return
-        self._wheel_key = engine.wheel.add(self, engine.reactor.now + self.service.config.connect_timeout_s)
-        self._admit()
+            self._expect(Stage.CLIENT_HELLO, HELLO_TIMEOUT_S)
+        else:
+            self._admit()
 
     def _take_client_hello(self) -> None:
         try:
@@ -205,105 +165,26 @@ class Session:
             return
         self.route = route
         self.tls_session = hello.session_id.hex()
-        engine = self._engine
-        engine.wheel.remove(self, self._wheel_key)
-        self._wheel_key = engine.wheel.add(self, engine.reactor.now + self.service.config.connect_timeout_s)
         self._admit()
 
     def _admit(self) -> None:
         """The client's address is known: may it be served at all?"""
-        self.stage = Stage.WAITING
+        self.stage = Stage.SEEKING
         refusal = self.service.refusal(self.address)
         if refusal:
             self.end(refusal, reset=True)
-            return
-        self.choose()
-
-    # ------------------------------------------------------------ choice and connect
-
-    def choose(self) -> None:
-        """Take a server and begin to connect, or wait for one, or end."""
-        choice = self.service.choose(self)
-        if choice is Refusal.ALL_FULL:
-            if not self.service.wait(self):
-                self.end("servers_full", reset=True)
         else:
-            self._take(choice)
+            self.seek()
 
-    def leave_queue(self, choice: Target | Refusal) -> None:
-        """The wait is over, with or without a server."""
-        self.wait_until(self._engine.reactor.now + self.service.config.connect_timeout_s)
-        self._take(choice)
+    def unplaced(self, reason: str) -> None:
+        """No server: plain TCP has no words for it but RST."""
+        self.end(reason, reset=True)
 
-    def _take(self, choice: Target | Refusal) -> None:
-        if isinstance(choice, Refusal):
-            self.end("no_server", reset=True)
-            return
-        self.target = choice
-        self.slot = choice.slot
-        self._connect(choice)
-
-    def _connect(self, target: Target) -> None:
-        self.stage = Stage.CONNECTING
-        engine = self._engine
-        try:
-            server = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError as error:
-            self._connect_failed(error.errno or errno.ENOBUFS)
-            return
-        self._server = server
-        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.service.source.borrows:
-            try:
-                self.service.source.prepare(server, target.slot, self.address)
-            except OSError as error:
-                self._connect_failed(error.errno or errno.EPERM)
-                return
-        code = server.connect_ex(target.sockaddr)
-        if code in (0, errno.EINPROGRESS):
-            engine.reactor.watch(server, self._on_connect)
-        else:
-            self._connect_failed(code)
-
-    def _on_connect(self, events: int) -> None:
-        assert self._server is not None
-        if events & FAILED:
-            self._connect_failed(self._server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        elif events & WRITE:
-            self._connected(events)
-
-    def _connect_failed(self, code: int, why: str = "") -> None:
-        """The next ready server, while the client waits."""
-        engine, target = self._engine, self.target
-        assert target is not None
-        self._give_up_target()
-        self.last_failure = f"{target.name}: {why or os.strerror(code).lower()}"
-        if code in _OURS:
-            engine.log.error(f"cannot connect to a server: {os.strerror(code).lower()}", service=self.service.name)
-            self.end("local_failure", reset=True)
-            return
-        engine.ints[engine.cell(target.slot, Count.CONNECT_FAILED)] += 1
-        self.tried += (target.name,)
-        self.stage = Stage.WAITING
-        self.wait_until(engine.reactor.now + self.service.config.connect_timeout_s)
-        self.choose()
-        if self.stage != Stage.OVER:  # another server has it now, or will: nobody was turned away for this failure
-            engine.ints[engine.cell(target.slot, Count.RETRIED)] += 1
-
-    def _give_up_target(self) -> None:
-        """This session is not on its server any more (it was counted there from the moment of selection)."""
-        if self._server is not None:
-            self._engine.reactor.close(self._server)
-            self._server = None
-        if self.slot >= 0:
-            self._engine.ints[self._engine.cell(self.slot, Count.SESSIONS)] -= 1
-            self.slot = -1
-
-    def _connected(self, events: int) -> None:
-        engine, server, target, service = self._engine, self._server, self.target, self.service
+    def placed(self, events: int) -> None:
+        """Connected: from here on bytes flow."""
+        engine, server, target, service = self._engine, self.server, self.target, self.service
         assert server is not None
         assert target is not None
-        engine.ints[engine.cell(target.slot, Count.CONNECT_OK)] += 1
         self.stage = Stage.RELAYING
         if service.config.idle_timeout_s < service.config.connect_timeout_s:  # or it would be noticed too late
             self.wait_until(engine.reactor.now + service.config.idle_timeout_s)
@@ -368,12 +249,12 @@ class Session:
 
     def _on_server_hello(self, relay: Relay, events: int) -> None:
         """The first flight of a TLS server: learn the session id while the bytes go on."""
-        assert self._server is not None
+        assert self.server is not None
         relay.active_at = self._engine.reactor.now
         learned: bytes | None = None
         while learned is None:
             try:
-                data = self._server.recv(_EARLY_BYTES)
+                data = self.server.recv(_EARLY_BYTES)
             except BlockingIOError:
                 if events & WRITE and relay.up.blocked:
                     relay.up.pump()
@@ -392,24 +273,21 @@ class Session:
         if learned:
             self.service.bind_tls_session(self, learned.hex())
         self._early = b""
-        self._engine.reactor.handlers[self._server.fileno()] = relay.on_server
+        self._engine.reactor.handlers[self.server.fileno()] = relay.on_server
         relay.on_server(events | INPUT)
 
     # ------------------------------------------------------------ deadlines and the end
 
     def due(self, now: float) -> None:
         """The wheel says a deadline has come. Most are old: the session was active meanwhile."""
-        stage = self.stage
-        if stage == Stage.RELAYING:
+        if self.stage == Stage.RELAYING:
             self._idle_due(now)
-        elif stage == Stage.CONNECTING:
-            self._connect_failed(errno.ETIMEDOUT, why=f"no answer in {self.service.config.connect_timeout_s:g} s")
-        elif stage == Stage.PROXY_HEADER:
+        elif self.stage == Stage.PROXY_HEADER:
             self.end("no_proxy_header", reset=True)
-        elif stage == Stage.CLIENT_HELLO:
+        elif self.stage == Stage.CLIENT_HELLO:
             self.end("no_client_hello", reset=True)
         else:
-            self.end("queue_timeout", reset=True)
+            self.seek_due(now)
 
     def _idle_due(self, now: float) -> None:
         relay = self._relay
@@ -426,7 +304,7 @@ class Session:
             self.end(relay.first_end or "idle_timeout", reset=relay.up.blocked or relay.down.blocked)
             return
         relay.rest()
-        self._wheel_key = self._engine.wheel.add(self, deadline)
+        self.wait_until(deadline)
 
     def half_closed(self, by: str) -> None:
         """A client whose server has closed does not keep its place for the whole idle time."""
@@ -437,32 +315,25 @@ class Session:
         """Words for the log line."""
         self.last_failure = failure
 
-    def wait_until(self, deadline_at: float) -> None:
-        """This deadline instead of the one that was set."""
-        self._engine.wheel.remove(self, self._wheel_key)
-        self._wheel_key = self._engine.wheel.add(self, deadline_at)
-
     def end(self, reason: str, *, reset: bool = False) -> None:
         """Close both sides and write the log line. `reset`: with RST, so that nothing looks complete that is not."""
         if self.stage == Stage.OVER:
             return
-        was_waiting = self.stage == Stage.WAITING
         self.stage = Stage.OVER
         engine = self._engine
         if self._relay is not None:
             self._relay.close()
-        for sock in (self._client, self._server):
-            if sock is not None:
-                if reset:
+        if reset:
+            for sock in (self._client, self.server):
+                if sock is not None:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                engine.reactor.close(sock)
-        if self.slot >= 0:
-            engine.ints[engine.cell(self.slot, Count.SESSIONS)] -= 1
-        engine.wheel.remove(self, self._wheel_key)
+        engine.reactor.close(self._client)
+        self.give_up()
+        self.no_deadline()
         engine.sessions.discard(self)
         if engine.log.sessions:
             self._log(reason)
-        self.service.closed(self, waiting=was_waiting)
+        self.service.closed(self, waiting=self.waiting)
 
     def _log(self, reason: str) -> None:
         now = self._engine.reactor.now
@@ -488,7 +359,7 @@ class Session:
 
     def owns(self, fd: int) -> bool:
         """Whether this descriptor is one of its two sockets."""
-        return fd >= 0 and (fd == self._client.fileno() or (self._server is not None and fd == self._server.fileno()))
+        return fd >= 0 and (fd == self._client.fileno() or (self.server is not None and fd == self.server.fileno()))
 
     def reached(self) -> Endpoint:
         """The address that the client connected to: ours, or that of the proxy who told us."""
@@ -513,6 +384,12 @@ class Session:
             "idle_s": round(now - (relay.active_at if relay else self.started_at), 3),
             "bytes_in": relay.up.bytes if relay else 0,
             "bytes_out": relay.down.bytes if relay else 0,
-            "state": self.stage.name.lower(),
+            "state": self._state(),
             "worker": self._engine.index,
         }
+
+    def _state(self) -> str:
+        """In a word; a session that seeks a server either connects or waits."""
+        if self.stage != Stage.SEEKING:
+            return self.stage.name.lower()
+        return "waiting" if self.waiting else "connecting"
