@@ -14,6 +14,7 @@ message then, and the client will send it again (RFC 1047: a duplicate is the le
 from __future__ import annotations
 
 import socket
+from collections import deque
 from typing import Final
 
 from mailbalancer.balance.mail_policy import Mailbox, Objection
@@ -80,12 +81,14 @@ class SmtpSession(MailSession):
         "_dialogue",
         "_half_closed",
         "_held",
+        "_is_last",
         "_lines",
         "_message",
         "_opening",
         "_parting",
         "_replay",
         "_replies",
+        "_sent",
         "_shakes",
         "_swallows",
         "_waits",
@@ -108,13 +111,15 @@ class SmtpSession(MailSession):
         self._replay: tuple[Command, ...] = ()
         self._body: DataBody | None = None
         self._chunk: ChunkBody | None = None
+        self._is_last = False  # the chunk under way is the last of its message
         self._swallows: Answer | None = None  # there is no server any more: the client is told when its message ends
         self._held: tuple[Command, Answer] | None = None  # a refusal that is held back
         self._parting = ""  # why the last refusal closes, for the log
         self._shakes = False  # our 220 to STARTTLS must be on its way before the handshake begins
         self._waits = False  # the client is not read
         self._half_closed = False  # the client says nothing more, and waits for what is under way
-        self._message: Message | None = None
+        self._message: Message | None = None  # on its way to the server
+        self._sent: deque[Message] = deque()  # sent to the end; the server has not said what becomes of them
         super().__init__(engine, service, endpoint, client, address, port)
 
     def sentence(self, say: Say) -> bytes:
@@ -126,7 +131,7 @@ class SmtpSession(MailSession):
 
     def idle_limit_s(self) -> float:
         limit = self.service.config.idle_timeout_s
-        return max(limit, VERDICT_S) if self._message is not None and self._message.sent_at else limit
+        return max(limit, VERDICT_S) if self._sent else limit
 
     # ------------------------------------------------------------ the first words with a server
 
@@ -336,6 +341,9 @@ class SmtpSession(MailSession):
             line = self._lines.next()
             if line is None:
                 return False
+            if self._is_fruitless():
+                self.dismiss(Answer.TOO_MANY_COMMANDS.render(), "too_many_commands")
+                return False
             command = parse(line)
         except BadLine as error:
             self._refuse_line(Answer.LINE_TOO_LONG if error.fault is LineFault.TOO_LONG else Answer.BAD_BYTES)
@@ -348,6 +356,10 @@ class SmtpSession(MailSession):
             return False
         self._command(command)
         return True
+
+    def _is_fruitless(self) -> bool:
+        recipients = self._message.recipients if self._message is not None else 0
+        return self._dialogue.fruitless - recipients > FRUITLESS
 
     def _refuse_line(self, answer: Answer) -> None:
         self._parting = answer.name.lower()
@@ -368,10 +380,6 @@ class SmtpSession(MailSession):
     def _command(self, command: Command) -> None:
         dialogue = self._dialogue
         verb = command.verb
-        recipients = self._message.recipients if self._message is not None else 0
-        if dialogue.fruitless - recipients > FRUITLESS:
-            self.dismiss(Answer.TOO_MANY_COMMANDS.render(), "too_many_commands")
-            return
         if self._engine.stopping and verb == b"MAIL" and dialogue.may_move:
             self.dismiss(self.sentence(Say.STOPPING), "stopped")
             return
@@ -529,11 +537,19 @@ class SmtpSession(MailSession):
         self._body = None
         message = self._message
         if message is not None:
-            message.size, message.strays, message.sent_at = body.size, body.strays, self._engine.reactor.now
+            message.size, message.strays = body.size, body.strays
         if self._swallows is not None:
             self._lose_message(self._swallows)
         else:
+            self._await_verdict()
             self._dialogue.data_ended()
+
+    def _await_verdict(self) -> None:
+        """A client may begin its next message before it knows what became of this one."""
+        if self._message is not None:
+            self._message.sent_at = self._engine.reactor.now
+            self._sent.append(self._message)
+            self._message = None
 
     def _begin_chunk(self, command: Command) -> None:
         chunk = parse_bdat(command)
@@ -541,9 +557,10 @@ class SmtpSession(MailSession):
         if message is not None:
             message.data_at = message.data_at or now
             message.size += chunk.size
-            message.sent_at = now if chunk.last else 0.0
         if chunk.size:
-            self._chunk = ChunkBody(chunk)
+            self._chunk, self._is_last = ChunkBody(chunk), chunk.last
+        elif chunk.last:
+            self._await_verdict()
 
     def _pass_chunk(self, data: bytes) -> None:
         chunk = self._chunk
@@ -556,6 +573,8 @@ class SmtpSession(MailSession):
             if self._swallows is not None:
                 self._lose_message(self._swallows)
             else:
+                if self._is_last:
+                    self._await_verdict()
                 self._dialogue.chunk_ended()
         if taken < len(data):
             self._lines.feed(memoryview(data)[taken:])
@@ -568,7 +587,9 @@ class SmtpSession(MailSession):
 
     def _log_message(self, verdict: str, *, accepted: bool) -> None:
         """The fate of a message is known."""
-        message, self._message = self._message, None
+        message = self._sent.popleft() if self._sent else self._message
+        if message is self._message:
+            self._message = None
         engine, target = self._engine, self.target
         if message is None or target is None:
             return
@@ -588,6 +609,8 @@ class SmtpSession(MailSession):
         )
 
     def about_to_end(self, reason: str) -> None:
+        while self._sent:
+            self._log_message(reason, accepted=False)
         if self._message is not None and self._message.data_at:
             if self._body is not None:
                 self._message.size = self._body.size
@@ -643,8 +666,10 @@ class SmtpSession(MailSession):
             return self._show_capabilities(reply)
         if verb == b"DATA" and reply.code == 354:
             self._begin_data()
-        elif verb == b"RCPT" and reply.positive and self._message is not None:
-            self._message.accepted += 1
+        elif verb == b"RCPT" and reply.positive:
+            message = self._sent[0] if self._sent else self._message
+            if message is not None:
+                message.accepted += 1
         elif (verb in (b"MAIL", b"QUIT") and reply.positive) or reply.code == 235:
             self.vouch()
         return reply.raw
@@ -679,8 +704,7 @@ class SmtpSession(MailSession):
             self.pass_over(reason)
             return
         self.last_failure = f"{self.target.name}: {reason}"
-        if self._message is not None:
-            self._log_message(Answer.SERVER_CONFUSED.name.lower(), accepted=False)
+        self.about_to_end("server_confused")
         self.dismiss(Answer.SERVER_CONFUSED.render(), "server_confused")
 
     def server_ended(self, why: str) -> None:
@@ -699,8 +723,7 @@ class SmtpSession(MailSession):
             self._swallows = answer
             self.give_up()
             return
-        if self._message is not None and self._message.data_at:
-            self._log_message("server_lost", accepted=False)
+        self.about_to_end("server_lost")
         self.dismiss(answer.render(), "client_quit" if answer is Answer.GOODBYE else "server_lost")
 
 

@@ -611,3 +611,39 @@ def test_towards_the_internet_there_is_no_x_anonymoustls(worker: LoneWorker) -> 
         assert client.begin() == b"250 lb.example.test\r\n"
         assert client.say(b"X-ANONYMOUSTLS").startswith(b"500 5.5.1 ")
         assert client.say(b"X-EXPS GSSAPI").startswith(b"500 5.5.1 ")
+
+
+def test_the_next_message_may_begin_before_the_verdict(worker: LoneWorker) -> None:
+    with SmtpServer("mx1") as mx1:
+        worker.configure(smtp(mx1))
+        client = talk(worker)
+        client.begin()
+        envelope = b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@x.test>\r\n"
+        client.sock.sendall(b"".join(envelope + b"BDAT %d LAST\r\n" % size + b"x" * size for size in (10, 20, 30)))
+        assert [client.reply()[:3] for _ in range(9)] == [b"250"] * 9
+        client.say(b"MAIL FROM:<a@x.test>")
+        client.say(b"RCPT TO:<b@x.test>")
+        client.say(b"DATA")
+        client.sock.sendall(b"y" * 40 + b"\r\n.\r\nMAIL FROM:<c@x.test>\r\nRCPT TO:<d@x.test>\r\n")
+        assert [client.reply()[:3] for _ in range(3)] == [b"250"] * 3
+        assert client.say(b"QUIT").startswith(b"221")
+        worker.session_lines()
+        lines = [line for line in worker.log_lines() if line["message"] == "message"]
+        assert [(line["size"], line["recipients"], line["accepted"]) for line in lines] == [
+            (10, 1, 1),
+            (20, 1, 1),
+            (30, 1, 1),
+            (42, 1, 1),
+        ]
+        assert len(mx1.messages) == worker.count(Count.MESSAGES, "mx", "mx1") == 4
+
+
+@pytest.mark.parametrize("line", [b"NOOP", b"\x80", b"XYZZY"])
+def test_commands_without_end_and_without_mail(worker: LoneWorker, line: bytes) -> None:
+    with SmtpServer("mx1") as mx1:
+        worker.configure(smtp(mx1))
+        client = talk(worker)
+        client.begin()
+        client.sock.sendall((line + b"\r\n") * 1000)
+        assert b"\r\n421 4.7.0 Too many commands" in client.end()
+        assert worker.session_lines()[0]["end"] == "too_many_commands"
