@@ -535,14 +535,13 @@ def tls_pin(config: str, writes: bool, timeout: float, as_json: bool, service: s
     from mailbalancer.admin import pinning
     from mailbalancer.control.pin import shown
 
-    found = asyncio.run(shown(_service(config, None, service), real_server, timeout))
-    file = pinning.ConfigurationFile(config)
+    found = asyncio.run(shown(_service(config, None, service), real_server, timeout)).facts()
     if as_json:
-        _print_json(pinning.facts(found, file))
+        _print_json(found)
     else:
-        _say(pinning.page(found, file))
+        _say(pinning.page(found, Path(config)))
     if writes:
-        click.echo(pinning.write(found, file), err=as_json)
+        click.echo(pinning.write(found, Path(config)), err=as_json)
 
 
 # ---------------------------------------------------------------- profiles

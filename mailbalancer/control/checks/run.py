@@ -34,7 +34,7 @@ from mailbalancer.model import (
     TlsCheck,
     Verify,
 )
-from mailbalancer.tls.certificate import today
+from mailbalancer.tls.certificate import Certificate, today
 from mailbalancer.tls.verify import why_refused
 
 _CONVERSATIONS: dict[type[CheckOptions], Callable[[Any, Conversation], Awaitable[str]]] = {
@@ -115,25 +115,37 @@ def _verify(options: CheckOptions) -> Verify:
     return Verify(kind="none") if isinstance(options, (TcpCheck, DnsCheck)) else options.verify
 
 
-async def _explain(refused: CertificateRefused, check: Check, target: Endpoint, deadline_at: float) -> str:
-    """Why the certificate was refused, by its names and dates.
+async def look(check: Check, target: Endpoint, deadline_at: float) -> Certificate | str:
+    """The certificate that a server shows, or why none could be seen.
 
-    OpenSSL keeps a refused certificate to itself, so a second conversation goes as far as the handshake, unverified,
-    looks, and leaves. What it sees is only told, never trusted.
+    A conversation that goes as far as the handshake, unverified, looks, and leaves. What it sees is only told, never
+    trusted.
+
+    Args:
+        deadline_at: on the event loop's clock.
     """
     talk = _conversation(check, target, look_only=True)
-    leave_until = 0.0
+    leave_until, reason = 0.0, "it shows no certificate"
     try:
         async with asyncio.timeout_at(deadline_at):
             await _CONVERSATIONS[type(check.options)](check.options, talk)
     except CertificateSeen:
-        leave_until = deadline_at
-    except Exception:  # noqa: S110 the words of the refusal itself must do
-        pass
+        leave_until, reason = deadline_at, "its certificate cannot be read"
+    except TimeoutError:
+        reason = talk.timed_out(check.timeout_s)
+    except Failed as failure:
+        reason = failure.reason
+    except OSError as error:
+        reason = talk.broken(error)
     finally:
         await talk.leave(leave_until)
-    if talk.certificate is None:
+    return talk.certificate or reason
+
+
+async def _explain(refused: CertificateRefused, check: Check, target: Endpoint, deadline_at: float) -> str:
+    """Why the certificate was refused, by its names and dates: OpenSSL keeps a refused certificate to itself."""
+    seen = await look(check, target, deadline_at)
+    if isinstance(seen, str):
         return refused.reason
-    seen = talk.certificate
     verify = _verify(check.options)
     return why_refused(refused.code, seen, verify, target, today()) or refused.reason
