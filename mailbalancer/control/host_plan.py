@@ -133,6 +133,8 @@ class _Planner:
             }
             outward = set(self._outward(service, version))
             self._forward_on(version, sorted(inward | outward))
+            if service.l4.forward is Forward.TRANSPARENT:
+                self._answers_to_borrowed(version)  # for the gateway probe
             for device in sorted(inward & outward):
                 self._one_armed(service, version, device)
 
@@ -199,8 +201,7 @@ class _Planner:
     def _transparent(self, service: Service) -> None:
         versions = {6 if m.endpoint.is_ipv6 else 4 for pool in service.pools() for m in pool.members}
         for version in sorted(versions):
-            self._plan.add(LocalRoute(version, TABLE))
-            self._plan.add(Rule(version, RULE_PRIORITY, TRANSPARENT_MARK, TABLE))
+            self._answers_to_borrowed(version)
             servers = self._servers(service, version)
             devices = {self._way_to(service, address) for address in servers}
             default = {
@@ -208,6 +209,11 @@ class _Planner:
             }
             # the servers' gateway is us: what they ask of others passes here
             self._forward_on(version, sorted(devices | default))
+
+    def _answers_to_borrowed(self, version: int) -> None:
+        """What is sent to an address that we have borrowed is for us."""
+        self._plan.add(LocalRoute(version, TABLE))
+        self._plan.add(Rule(version, RULE_PRIORITY, TRANSPARENT_MARK, TABLE))
 
     # tunnels
 

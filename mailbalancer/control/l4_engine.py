@@ -9,14 +9,17 @@ A configuration is examined in full before any worker hears of it (`check`), and
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mailbalancer.balance.candidate import CLOSED, READY
 from mailbalancer.control.events import Events
+from mailbalancer.control.gateway_probe import FAR, GatewayProbe
 from mailbalancer.control.host_plan import TUNNEL_DEVICES, HostPlan, needs_host, plan
 from mailbalancer.control.members import Members, Record
 from mailbalancer.control.vips import Vips
@@ -44,7 +47,7 @@ from mailbalancer.l4.ruleset import (
 from mailbalancer.l4.shares import Runner, by_sessions, by_weight
 from mailbalancer.l4.tables import Table, script
 from mailbalancer.model import Config, Forward, IPNetwork, MemberKey, Schedule, Service
-from mailbalancer.network import Network
+from mailbalancer.network import IPAddress, Network
 
 #: Rules change at most this often.
 RENEW_S = 0.5
@@ -107,8 +110,8 @@ class L4Engine:
         self._failed_at = -RETRY_S
         self._alarms: dict[str, tuple[int, float]] = {}
         self._down: set[MemberKey] = set()
-        #: Members whose answers to clients are known not to come back through us; told by the gateway probe.
-        self.strays: Callable[[MemberKey], bool] = lambda key: False
+        self.probe = GatewayProbe(members, events, self._nft, self._to_probe, self._look, self._way_back_changed)
+        self.strays = self.probe.is_bad
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -196,6 +199,7 @@ class L4Engine:
         if self._config is None or (self._running is None and not needs_host(self._config)):
             return
         self._vips.tick(now)
+        self.probe.tick(now)
         if now - self._failed_at < RETRY_S:
             return
         try:
@@ -220,6 +224,38 @@ class L4Engine:
             self._events.error(f"the rules of layer 4 services could not be renewed: {error}")
         else:
             self._events.warning(f"our nftables rules were not there any more and have been written anew ({reason})")
+
+    def _to_probe(self) -> list[Record]:
+        """Members whose answers to clients must come back through us."""
+        transparent = {
+            service.name for service in (self._config.services if self._config else ()) if _is_transparent(service)
+        }
+        return [record for record in self._members if record.key.service in transparent]
+
+    def _look(self) -> Network:
+        """At the network, anew: the probe asks who is who on the segment."""
+        with contextlib.suppress(HostError):
+            self._network = replace(self._network, neighbours=read_network(self._commands).neighbours)
+        return self._network
+
+    def _way_back_changed(self, key: MemberKey) -> None:
+        """Workers read from the board whether this server is shown our address; our own rules follow at once."""
+        service = self._config.service(key.service) if self._config else None
+        if service is None:
+            return
+        bad = self.probe.is_bad(key)
+        out = service.source.probe_failed == "take_out_of_service"
+        self._members.bar(key, bad and out)
+        self._members.show_own_address(key, bad and not out)
+        self._renewed_at = -RENEW_S
+
+    def way_back(self, key: MemberKey) -> Mapping[str, Any] | None:
+        """What the gateway probe knows of this member, for `status`."""
+        standing = self.probe.standings.get(key)
+        if standing is None:
+            return None
+        ago_s = round(time.monotonic() - standing.at, 1)
+        return {"verdict": str(standing.way.verdict), "reason": standing.way.reason, "ago_s": ago_s}
 
     def traffic(self, key: MemberKey) -> Mapping[str, int]:
         """What the kernel has counted for this member, in the words of `status`; nothing where it does not forward."""
@@ -371,13 +407,21 @@ class _Builder:
 
     def ruleset(self) -> Ruleset:
         services = [service for service in self._config.services if service.l4 is not None]
-        transparent = any(service.source.use == "client" for service in self._config.services)
+        transparent = any(map(_is_transparent, self._config.services))
         return Ruleset(
             services=tuple(map(self._service, services)),
             outbound=tuple(outbound for service in services for outbound in self._outbound(service)),
             guards=_guards(self._network),
             transparent=transparent,
+            probes=tuple(self._probes()) if transparent else (),
         )
+
+    def _probes(self) -> Iterator[IPAddress]:
+        """Where answers to the gateway probe go."""
+        yield from (ipaddress.ip_address(address) for address in FAR.values())
+        for _, own in self._network.addresses():
+            if not own.ip.is_loopback and not own.ip.is_link_local:
+                yield own.ip
 
     def _service(self, service: Service) -> ForwardedService:
         l4, pool = service.l4, service.pool
@@ -493,6 +537,11 @@ def _guards(network: Network) -> tuple[Guard, ...]:
         for interface in network.interfaces
         if interface.mac and interface.up and interface.name not in TUNNEL_DEVICES.values()
     )
+
+
+def _is_transparent(service: Service) -> bool:
+    """Whether its real servers see clients' addresses and must answer through us."""
+    return service.source.use == "client" or (service.l4 is not None and service.l4.forward is Forward.TRANSPARENT)
 
 
 def _with_neighbours(service: Service, network: Network) -> Service:

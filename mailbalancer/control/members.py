@@ -84,6 +84,7 @@ class Members:
         self._was_not_ready = set(not_ready)
         self._records: dict[MemberKey, Record] = {}
         self._prepared: dict[MemberKey, Record] = {}
+        self._barred: set[MemberKey] = set()
         self._runs = False
 
     def __iter__(self) -> Iterator[Record]:
@@ -118,6 +119,7 @@ class Members:
                     records[key] = self._records[key]
                     self._follow(records[key], member, pool, now)
         self._records, self._prepared = records, {}
+        self._barred &= records.keys()
         self._saved.clear()
         self._runs = True
 
@@ -178,6 +180,17 @@ class Members:
             record = self._records[key]
             record.commanded = wanted if wanted is not record.member.state else None
             self._happened(record, record.state.set_admin(wanted, now, record.pool.drain_s))
+
+    def bar(self, key: MemberKey, barred: bool) -> None:
+        """While barred nobody is sent there, however healthy it is: its answers would not reach clients."""
+        if barred != (key in self._barred):
+            (self._barred.add if barred else self._barred.discard)(key)
+            self._write(self._records[key])
+
+    def show_own_address(self, key: MemberKey, own: bool) -> None:
+        """Whether sessions reach this member with our address, although the service would use the client's."""
+        slot = self._records[key].slot
+        self._board.ints[self._board.slot(slot, Slot.OWN_ADDRESS)] = own
 
     # what is saved
 
@@ -271,7 +284,8 @@ class Members:
         board.floats[board.slot(slot, Slot.WEIGHT)] = record.member.weight * state.weight_factor
         board.floats[board.slot(slot, Slot.RAMP_S)] = record.pool.ramp_s
         board.floats[board.slot(slot, Slot.RAMP_AT)] = state.ramp_at if record.pool.ramp_s > 0 else 0.0
-        board.ints[board.slot(slot, Slot.AVAILABILITY)] = state.availability
+        barred = record.key in self._barred
+        board.ints[board.slot(slot, Slot.AVAILABILITY)] = Availability.CLOSED if barred else state.availability
 
     def _connects(self, slot: int) -> tuple[int, int]:
         return self._board.total(slot, Count.CONNECT_OK), self._board.total(slot, Count.CONNECT_FAILED)

@@ -68,6 +68,7 @@ class Status:
         self._events = events
         self._started_at = time.time()
         #: What the kernel has counted for a member, where it forwards: instead of what the workers have.
+        self.way_back: Callable[[MemberKey], Mapping[str, Any] | None] = lambda key: None
         self.kernel: Callable[[MemberKey], Mapping[str, int]] = lambda key: {}
         self._started = time.monotonic()
 
@@ -160,6 +161,14 @@ class Status:
         counted = {word: self._board.total(record.slot, count) for word, count in _TRAFFIC.items()}
         return {**counted, **self.kernel(record.key)}
 
+    def _polls(self, record: Record, now: float) -> dict[str, Any]:
+        """Requests that wait for news at a server, and when the last one has ended at the latest."""
+        polls = self._board.total(record.slot, Count.LONG_POLLS)
+        ends_at, drained_at = self._board.latest(record.slot, Count.POLLS_END_AT), record.state.drain_ends_at
+        if record.pool.drop_after_drain and drained_at is not None:
+            ends_at = min(ends_at, drained_at)
+        return {"long_polls": polls, "long_polls_end_in_s": round(max(0.0, ends_at - now), 1) if polls else None}
+
     def _pool(self, service: Service, pool: Pool, now: float) -> dict[str, Any]:
         own = [route for route in service.routes if route.name == pool.route]
         return {
@@ -171,6 +180,7 @@ class Status:
             "real_servers": [
                 {
                     **self._member(self._members[pool.key(member)], now),
+                    **(self._polls(self._members[pool.key(member)], now) if service.http else {}),
                     "extended_protection": self._certificates.finding(service, pool.key(member)),
                 }
                 for member in pool.members
@@ -195,6 +205,7 @@ class Status:
             "maintenance": state.health.maintenance,
             "back_pressure": state.health.back_pressure,
             "drain_ends_in_s": None if drain_ends_at is None else round(max(0.0, drain_ends_at - now), 1),
+            "way_back": self.way_back(record.key),
             "check": _check(record, now),
             "last_flip": record.flip
             and {"up": record.flip.up, "reason": record.flip.reason, "at": iso_utc(record.flip_at)},

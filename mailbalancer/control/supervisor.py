@@ -180,7 +180,7 @@ class Supervisor:
         self._watch = CertificateWatch(self._events)
         self._scheduler = Scheduler(self._checked)
         self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events, self._watch)
-        self._status.kernel = self._l4.traffic
+        self._status.kernel, self._status.way_back = self._l4.traffic, self._l4.way_back
         self._commands = Commands(
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
         )
@@ -411,6 +411,7 @@ class Supervisor:
         if self._workers.alive and patience_s:
             self._events.info(f"stopping: no new connections; sessions may finish for {patience_s:.0f} s")
         await self._scheduler.stop()
+        await self._l4.probe.stop()
         self._workers.broadcast(Stop(time.monotonic() + patience_s))
         self._listeners.close([entry.endpoint for entry in self._listeners])
         await self._wait_for_workers(patience_s)
