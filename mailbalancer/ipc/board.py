@@ -73,6 +73,7 @@ class Count(IntEnum):
     MESSAGES = 17  # smtp: messages that this server has accepted
     MESSAGES_REFUSED = 18  # smtp: messages that were sent to the end, or broke off, and were not accepted
     OWN_ADDRESS = 19  # sessions of a `source: client` service that were given our address all the same
+    POLLS_END_AT = 20  # float, http: monotonic instant at which the longest wait at this server ends, if nothing comes
 
 
 class Availability(IntEnum):
@@ -88,7 +89,7 @@ SLOT = len(Slot)
 COUNT = len(Count)
 
 #: Cells that say what is now and not what ever was: they die with their worker.
-GAUGES = (Count.SESSIONS, Count.QUEUED, Count.LONG_POLLS, Count.PINNED)
+GAUGES = (Count.SESSIONS, Count.QUEUED, Count.LONG_POLLS, Count.PINNED, Count.POLLS_END_AT)
 
 
 class Board:
@@ -138,6 +139,12 @@ class Board:
         floats = self.floats
         at = self._columns_at + slot * COUNT + cell
         return sum(floats[at + w * self.column_cells] for w in range(self.workers))
+
+    def latest(self, slot: int, cell: Count) -> float:
+        """Largest value of a float cell of one slot over all workers."""
+        floats = self.floats
+        at = self._columns_at + slot * COUNT + cell
+        return max(floats[at + w * self.column_cells] for w in range(self.workers))
 
     # the supervisor's care for slots and columns
 

@@ -472,9 +472,9 @@ class HttpConnection:
             self._pin(link)
         self.stage = _EXCHANGE
         self.expects_answer = True
-        if self.poll.wait is not Wait.NOT:
-            self.poll.sent(link.slot)
         now = self._engine.reactor.now
+        if self.poll.wait is not Wait.NOT:
+            self.poll.sent(link.slot, now + self._idle_s())
         self.active_at = now
         self._by(now + self._idle_s())
         self.sent_at = now
@@ -755,6 +755,7 @@ class HttpConnection:
             act()
         if self.stage != _OVER:
             deadline_at, _ = self._deadline(now)
+            self.poll.lasts(deadline_at)
             self._wheel_at = max(deadline_at, now + 0.1)
             self._wheel_key = self._engine.wheel.add(self, self._wheel_at)
 

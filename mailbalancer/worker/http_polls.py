@@ -41,13 +41,14 @@ class Poll:
         counted: whether it counts as a long poll.
     """
 
-    __slots__ = ("_cell", "_connection", "_engine", "_rpc_session", "_service", "_slot", "counted", "wait")
+    __slots__ = ("_cell", "_connection", "_engine", "_rpc_session", "_service", "_slot", "_until", "counted", "wait")
 
     def __init__(self, engine: Engine, service: HttpService, connection: HttpConnection) -> None:
         self._engine = engine
         self._service = service
         self._connection = connection
         self._slot = self._cell = -1
+        self._until = 0.0
         self._rpc_session = b""
         self.counted = False
         self.wait = Wait.NOT
@@ -66,11 +67,22 @@ class Poll:
         elif self.wait is Wait.RPC and not self._rpc_session:
             self._rpc_session = self._service.channels.opened(self._connection, beginning)
 
-    def sent(self, slot: int) -> None:
-        """Its server is known: who takes that out wants to know what he waits for."""
-        self._slot = slot
+    def sent(self, slot: int, until: float) -> None:
+        """Its server is known: who takes that out wants to know what he waits for, and how long.
+
+        Args:
+            until: when the wait ends if nothing comes.
+        """
+        self._slot, self._until = slot, until
         if self.counted:
             self._count_at_server()
+
+    def lasts(self, until: float) -> None:
+        """Something came, so the wait may last longer; without such news the end that was told stands."""
+        if self._cell >= 0:
+            cell = self._engine.cell(self._slot, Count.POLLS_END_AT)
+            floats = self._engine.board.floats
+            floats[cell] = max(floats[cell], until)
 
     def over(self, *, broken: bool) -> None:
         """The request is over; `broken`: not as it should."""
@@ -96,6 +108,7 @@ class Poll:
     def _count_at_server(self) -> None:
         self._cell = self._engine.cell(self._slot, Count.LONG_POLLS)
         self._engine.ints[self._cell] += 1
+        self.lasts(self._until)
 
 
 class Channels:

@@ -199,7 +199,16 @@ def test_what_http_services_count_and_answer_themselves() -> None:
     slot = office.plan.services["owa"]
     for worker, cell, number in ((0, Count.REQUESTS, 7), (1, Count.REQUESTS, 5), (1, Count.LONG_POLLS, 3)):
         office.board.ints[office.board.count(worker, slot, cell)] = number
+    waits = office.plan.members[MemberKey("owa", "ews", "ex1")]
+    office.board.ints[office.board.count(0, waits, Count.LONG_POLLS)] = 3
+    for worker, ends_in_s in ((0, 100.0), (1, 200.0)):
+        cell = office.board.count(worker, waits, Count.POLLS_END_AT)
+        office.board.floats[cell] = time.monotonic() + ends_in_s
     owa, smtp = office.report()["services"]
+    (ex1,), ex2 = owa["pools"][1]["real_servers"], owa["pools"][0]["real_servers"][1]
+    assert ex1["long_polls"] == 3
+    assert 190.0 < ex1["long_polls_end_in_s"] <= 200.0
+    assert (ex2["long_polls"], ex2["long_polls_end_in_s"]) == (0, None)
     assert (owa["requests"], owa["long_polls"], owa["pinned_reused"]) == (12, 3, 0)
     assert [one["paths"] for one in owa["pools"]] == [[], ["/ews"]]
     does = {"route": "start", "hosts": ["mail.example.com"], "paths": ["/"], "does": "redirects to /owa/"}

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -70,6 +71,8 @@ def test_long_polls_are_recognised(worker: LoneWorker, data: bytes, what: str) -
                 assert session["long_poll"] == what
                 assert worker.count(Count.LONG_POLLS, "web") == (1 if what else 0)
                 assert worker.count(Count.LONG_POLLS, "web", "ex1") == (1 if what else 0)
+                ends_at = worker.board.latest(worker.slot("web", "ex1"), Count.POLLS_END_AT)
+                assert bool(what) == (0 < ends_at - time.monotonic() <= 660.0)
                 server.sendall(reply("news"))
                 assert Wire(client).answer().body == b"news"
         worker.eventually_counts(0, Count.LONG_POLLS, "web")
