@@ -160,6 +160,26 @@ def test_no_command_is_carried_over_the_handshake_at_any_cut(
         assert not [command for command in mx1.commands if command == b"NOOP"]
 
 
+def test_commands_behind_starttls_end_the_connection(worker: LoneWorker, authority: Authority, issued: Issued) -> None:
+    """A client that handshakes properly all the same does not get through."""
+    with SmtpServer("mx1") as mx1:
+        worker.configure(bridged(mx1, outer="offer"), fronts={"mx": front("mx", issued)})
+        client = client_of(worker)
+        client.reply()
+        client.say(b"EHLO client.test")
+        client.sock.sendall(b"STARTTLS\r\nNOOP\r\n")
+        with pytest.raises((OSError, EOFError)):
+            secure_after_220(client, authority)
+        assert worker.session_lines()[0]["end"] == "starttls_injection"
+        assert b"NOOP" not in mx1.commands
+
+
+def secure_after_220(client: Talk, authority: Authority) -> None:
+    assert client.reply().startswith(b"220 ")
+    client.secure(authority.client_context())
+    client.reply()
+
+
 @pytest.mark.parametrize("protocols", [["h2"], ["http/1.1"], ["imap", "pop3"]])
 def test_a_client_that_speaks_another_protocol_is_refused(
     worker: LoneWorker, authority: Authority, issued: Issued, protocols: list[str]
