@@ -148,7 +148,10 @@ def test_no_file_and_a_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("/tmp/" + "x" * 120, "longer than the 107 bytes that Linux allows"), ("/tmp", "exists and is no socket; remove it, or set another")],
+    [
+        ("/tmp/" + "x" * 120, "longer than the 107 bytes that Linux allows"),
+        ("/tmp", "exists and is no socket; remove it, or set another"),
+    ],
 )
 def test_a_control_socket_that_cannot_be(right: Config, tmp_path: Path, path: str, said: str) -> None:
     right["control_socket"] = path
