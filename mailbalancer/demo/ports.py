@@ -31,12 +31,16 @@ class Ports:
         rpc: where the balancer listens for each RPC service.
         mail_servers: the real mail servers by name.
         rpc_servers: the real RPC stand-ins by name, one port per RPC service, in the order of `RPC_SERVICES`.
+        web: where the balancer listens for browsers and mail programs.
+        web_servers: the real web servers by name: their port, and that of their RPC proxy.
     """
 
     smtp: int
     rpc: Mapping[str, int]
     mail_servers: Mapping[str, int]
     rpc_servers: Mapping[str, tuple[int, ...]]
+    web: int
+    web_servers: Mapping[str, tuple[int, int]]
 
 
 @contextmanager
@@ -48,12 +52,14 @@ def reserved() -> Iterator[Ports]:
     """
     kinds = len(RPC_SERVICES)
     with ExitStack() as held:
-        ports = iter(_hold(1 + kinds + len(NAMES) * (1 + kinds), held))
+        ports = iter(_hold(2 + kinds + len(NAMES) * (3 + kinds), held))
         yield Ports(
             smtp=next(ports),
             rpc={service: next(ports) for service in RPC_SERVICES},
             mail_servers={name: next(ports) for name in NAMES},
             rpc_servers={name: tuple(next(ports) for _ in range(kinds)) for name in NAMES},
+            web=next(ports),
+            web_servers={name: (next(ports), next(ports)) for name in NAMES},
         )
 
 

@@ -1,7 +1,8 @@
 """The demo on paper: its ports, the configuration the balancer gets, and the lines that say what to try.
 
 Decides: three mail servers behind `smtp`, three RPC stand-ins behind `rpc-mapper`, `rpc-cas` and `rpc-ab` with one
-persistence group; times short enough that a person who kills a server sees it leave and return.
+persistence group, and the web part of `web_recipe`; times short enough that a person who kills a server sees it leave
+and return.
 Refuses to know: sockets, processes, and whether anything runs. Facts in, text out.
 """
 
@@ -10,17 +11,24 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from mailbalancer.demo import web_recipe
+from mailbalancer.demo.authority import papers
 from mailbalancer.demo.ports import NAMES, RPC_SERVICES, Ports
 
 CHECK_INTERVAL_S = 2
 RAMP_S = 30
 RETURN_S = 20
+_PACE = f"interval_s: {CHECK_INTERVAL_S}, timeout_s: 2, rise: 2, fall: 2"
 
 
 def configuration(ports: Ports, folder: str, workers: int) -> str:
-    """The balancer's YAML file. `folder` takes the control socket and the state."""
-    return "\n".join([*_head(folder, workers), "services:", *_smtp_service(ports), *_rpc_services(ports), ""])
+    """The balancer's YAML file. `folder` takes the control socket and the state, and has the certificates."""
+    made = papers(Path(folder))
+    lines = [*_head(folder, workers), *web_recipe.certificates(made), "services:", *_smtp_service(ports)]
+    lines += [*_rpc_services(ports), *web_recipe.service(ports, made, folder, _PACE)]
+    return "\n".join([*lines, ""])
 
 
 def _head(folder: str, workers: int) -> Iterator[str]:
@@ -42,7 +50,7 @@ def _smtp_service(ports: Ports) -> Iterator[str]:
     yield f"    listen: 127.0.0.1:{ports.smtp}"
     yield "    schedule: least_connections"
     yield f"    ramp_s: {RAMP_S}"
-    yield f"    check: {{type: smtp, interval_s: {CHECK_INTERVAL_S}, timeout_s: 2, rise: 2, fall: 2}}"
+    yield f"    check: {{type: smtp, {_PACE}}}"
     yield f"    real_servers: {_members(ports.mail_servers)}"
 
 
@@ -53,7 +61,7 @@ def _rpc_services(ports: Ports) -> Iterator[str]:
         yield f"    listen: 127.0.0.1:{ports.rpc[service]}"
         yield "    persist: {by: source, group: cas, timeout_s: 3600}"
         yield f"    ramp_s: {RAMP_S}"
-        yield f"    check: {{type: tcp, interval_s: {CHECK_INTERVAL_S}, timeout_s: 2, rise: 2, fall: 2}}"
+        yield f"    check: {{type: tcp, {_PACE}}}"
         yield f"    real_servers: {_members({name: own[index] for name, own in ports.rpc_servers.items()})}"
 
 
@@ -75,9 +83,10 @@ class Scene:
 def what_to_try(scene: Scene) -> list[str]:
     """The lines the demo prints: a sentence, then indented commands that work as they stand."""
     return [
-        f"Three mail servers ({', '.join(NAMES)}) and three RPC stand-ins run behind the balancer, all on 127.0.0.1.",
+        f"Three mail servers ({', '.join(NAMES)}), their web and RPC ports run behind the balancer, on 127.0.0.1.",
         *_mail_lines(scene),
         *_rpc_lines(scene),
+        *web_recipe.to_try(scene.ports, papers(Path(scene.folder)), scene.folder, scene.command),
         *_operator_lines(scene),
         "",
         f"Log, one line per session:  tail -f {shlex.quote(scene.folder)}/mailbalancer.log",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mailbalancer.demo import recipe
+from mailbalancer.demo import authority, recipe
 from mailbalancer.demo.child import Child, Program
 from mailbalancer.demo.ports import NAMES, Ports, reserved
 from mailbalancer.errors import MailbalancerError
@@ -102,6 +102,7 @@ class Demo:
 
     async def play(self) -> None:
         """Start everything, say what to try, keep it running; returns when the time is over."""
+        authority.make(self._folder)
         servers = [self._program(name, *parts) for name, *parts in self._casting()]
         await asyncio.gather(*(self._start(program) for program in servers))
         balancer = await self._start_balancer()
@@ -129,6 +130,9 @@ class Demo:
             yield f"{name}'s mail server", "mailbalancer.demo.mail_server", name, port
             rpc_ports = map(str, self._ports.rpc_servers[name])
             yield f"{name}'s RPC stand-in", "mailbalancer.demo.rpc_server", name, *rpc_ports
+            web_ports = map(str, self._ports.web_servers[name])
+            papers = str(authority.papers(self._folder).server)
+            yield f"{name}'s web server", "mailbalancer.demo.web_server", name, *web_ports, papers
 
     def _program(self, name: str, module: str, *arguments: str) -> Program:
         log = "mailbalancer.log" if module == "mailbalancer.cli" else "servers.log"

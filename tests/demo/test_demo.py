@@ -22,6 +22,7 @@ import pytest
 from mailbalancer.control.client import request
 from mailbalancer.demo import recipe
 from tests.support.program import run_cli
+from tests.support.tools import require
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -163,6 +164,11 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
+def needs_curl() -> None:
+    require("curl")
+
+
+@pytest.fixture
 def folder(short_folder: Path) -> Iterator[Path]:
     """A folder in which the demo must leave nothing behind."""
     yield short_folder
@@ -231,12 +237,58 @@ def test_drain_and_enable_as_printed(folder: Path) -> None:
         eventually(lambda: demo.mail_server("ex3")["admin"] == "enabled", 5)
 
 
+def curl_lines(demo: RunningDemo, having: str) -> str:
+    """What the printed commands with these words print, run one after the other by a shell."""
+    lines = [line.strip() for line in demo.printed.splitlines() if line.startswith("  curl ") and having in line]
+    assert lines, f"no curl with {having!r} in:\n{demo.printed}"
+    command = " && ".join(line.partition("  #")[0].rstrip(" &") for line in lines)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def directory(demo: RunningDemo, route: str, name: str) -> bool | None:
+    """Whether one server is up in one route of the web service."""
+    web = next(service for service in demo.status()["services"] if service["name"] == "web")
+    pool = next(pool for pool in web["pools"] if pool["route"] == route)
+    up: bool | None = next(server["up"] for server in pool["real_servers"] if server["name"] == name)
+    return up
+
+
+@pytest.mark.usefixtures("needs_curl")
+def test_web_mail_stays_and_logins_belong_to_connections(folder: Path) -> None:
+    with RunningDemo(folder) as demo:
+        demo.ready()
+        first = re.findall(r"<title>(ex[123])", curl_lines(demo, "owa/"))
+        again = re.findall(r"<title>(ex[123])", curl_lines(demo, "owa/"))
+        assert len(first) == 2  # the login page, then the mailbox
+        assert len({*first, *again}) == 1
+        assert "Mailbox of me" in curl_lines(demo, "owa/  ")
+        logins = re.findall(r"<User>(.*?)</User><Server>(ex[123])", curl_lines(demo, "--ntlm"))
+        assert len(logins) == 2
+        assert len(set(logins)) == 1
+        assert logins[0][0] == "me"
+
+
+@pytest.mark.usefixtures("needs_curl")
+def test_one_broken_directory_leaves_the_others_in_service(folder: Path) -> None:
+    with RunningDemo(folder) as demo:
+        demo.ready()
+        name = curl_lines(demo, "break").split()[2]
+        eventually(lambda: directory(demo, "ews", name) is False, 15, "its /ews is out")
+        assert directory(demo, "owa", name) is True
+        page = run_cli("status", "--socket", demo.control_socket).stdout
+        assert "404" in page
+        assert curl_lines(demo, "mend").split()[2] == name
+        eventually(lambda: directory(demo, "ews", name), 15, "its /ews is back")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_everything(folder: Path, number: signal.Signals) -> None:
     with RunningDemo(folder) as demo:
         demo.ready()
         family = processes_of(demo.pid)
-        assert len(family) == 9, "six servers, the supervisor and two workers"
+        assert len(family) == 12, "nine servers, the supervisor and two workers"
         assert demo.end(number) == 0
         assert demo.printed.endswith("The demo ends.\n")
         assert [pid for pid in family if alive(pid)] == []

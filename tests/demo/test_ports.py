@@ -12,13 +12,14 @@ from mailbalancer.demo.ports import Ports, reserved
 
 def every(ports: Ports) -> list[int]:
     behind = [port for own in ports.rpc_servers.values() for port in own]
-    return [ports.smtp, *ports.rpc.values(), *ports.mail_servers.values(), *behind]
+    behind += [port for own in ports.web_servers.values() for port in own]
+    return [ports.smtp, ports.web, *ports.rpc.values(), *ports.mail_servers.values(), *behind]
 
 
 def test_ports_are_distinct_between_demos_too() -> None:
     with reserved() as one, reserved() as other:
         both = every(one) + every(other)
-        assert len(set(both)) == len(both) == 32
+        assert len(set(both)) == len(both) == 46
 
 
 def test_a_server_can_listen_and_come_back_and_a_stranger_cannot() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailbalancer.config.load import load
-from mailbalancer.demo import recipe
+from mailbalancer.demo import authority, recipe
 from mailbalancer.demo.ports import Ports
 from mailbalancer.model import Schedule
 
@@ -17,6 +17,8 @@ PORTS = Ports(
     rpc={"rpc-mapper": 2501, "rpc-cas": 2502, "rpc-ab": 2503},
     mail_servers={"ex1": 2511, "ex2": 2512, "ex3": 2513},
     rpc_servers={"ex1": (2521, 2522, 2523), "ex2": (2531, 2532, 2533), "ex3": (2541, 2542, 2543)},
+    web=2550,
+    web_servers={"ex1": (2551, 2552), "ex2": (2553, 2554), "ex3": (2555, 2556)},
 )
 
 
@@ -29,6 +31,7 @@ def commands(*tools: str) -> list[str]:
 
 
 def test_the_program_accepts_the_configuration(tmp_path: Path) -> None:
+    authority.make(tmp_path)
     path = tmp_path / "demo.yaml"
     path.write_text(recipe.configuration(PORTS, str(tmp_path), workers=3))
     config = load(str(path))
@@ -41,6 +44,17 @@ def test_the_program_accepts_the_configuration(tmp_path: Path) -> None:
     assert [str(member.endpoint) for member in smtp.pool.members] == [
         f"127.0.0.1:{port}" for port in (2511, 2512, 2513)
     ]
+    web = config.service("web")
+    assert web is not None
+    assert {route.name: [member.endpoint.port for member in route.pool.members] for route in web.routes}["rpc"] == [
+        2552,
+        2554,
+        2556,
+    ]
+    owa = next(route for route in web.routes if route.name == "owa")
+    assert (owa.pool.persist and owa.pool.persist.by, owa.pool.check.type) == ("cookie", "https")
+    assert web.server_tls is not None
+    assert web.server_tls.verify.kind == "ca"
     rpc = [config.service(name) for name in ("rpc-mapper", "rpc-cas", "rpc-ab")]
     assert {service.pool.persist.group for service in rpc if service and service.pool.persist} == {"cas"}
     assert [service.pool.members[2].endpoint.port for service in rpc if service] == [2541, 2542, 2543]
