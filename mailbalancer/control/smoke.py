@@ -115,9 +115,10 @@ async def _compare(service: Service, pool: Pool, timeout_s: float, limit: int) -
     front = dialled(service.doors[0])
     ours = service.proxy_protocol.send
     asked = pool.members[:limit]
-    talks = [_dialogue(f"through {front}", front, header_through(service, front), options, timeout_s)]
+    on_client_side, on_server_side = sides(service, options)
+    talks = [_dialogue(f"through {front}", front, header_through(service, front), on_client_side, timeout_s)]
     talks += [
-        _dialogue(f"{member.real_server} {member.endpoint}", member.endpoint, ours, options, timeout_s)
+        _dialogue(f"{member.real_server} {member.endpoint}", member.endpoint, ours, on_server_side, timeout_s)
         for member in asked
     ]
     through, *direct = await asyncio.gather(*talks)
@@ -146,6 +147,17 @@ def options_for(service: Service, pool: Pool) -> CheckOptions:
         if port in _BY_PORT:
             return _BY_PORT[port]
     return TlsCheck() if service.mode is Mode.TLS else TcpCheck()
+
+
+def sides(service: Service, options: CheckOptions) -> tuple[CheckOptions, CheckOptions]:
+    """The conversation with the service and that with its servers: a mail mode may begin with TLS on one side only."""
+    if service.mail is None or not isinstance(options, (SmtpCheck, ImapCheck, Pop3Check)):
+        return options, options
+    client, server = service.client_tls, service.server_tls
+    return (
+        replace(options, tls=client is not None and client.starttls == "implicit"),
+        replace(options, tls=server is not None and server.starttls == "implicit"),
+    )
 
 
 def server_name(service: Service, pool: Pool) -> str:

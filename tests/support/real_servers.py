@@ -138,17 +138,22 @@ def _is_listened_on(port: int) -> bool:
 
 
 class Postfix(RealServer):
-    """Takes mail for example.com and throws it away; `proxied_port` wants a PROXY header first.
+    """Takes mail for example.com and throws it away.
+
+    `proxied_port` wants a PROXY header first, `tls_port` begins with TLS. XCLIENT from 127.0.0.1 is believed.
 
     Args:
-        certificate: offers STARTTLS with it.
+        certificate: offers STARTTLS with it; without one, `tls_port` is closed.
     """
+
+    LARGEST = 80 * 1024 * 1024
 
     def __init__(self, name: str, certificate: Issued | None = None) -> None:
         require_root("Postfix changes to users of its own")
         self._master = str(Path(_asked(require("postconf"), "-h", "daemon_directory")) / "master")
         super().__init__(name)
         self.port, self.proxied_port = free_port(), free_port()
+        self.tls_port = free_port() if certificate is not None else 0
         self._etc, self._queue, data = (self.folder / part for part in ("etc", "queue", "data"))
         for folder in (self._etc, self._queue, data):
             folder.mkdir()
@@ -162,7 +167,8 @@ class Postfix(RealServer):
         return ["sh", "-c", f"ulimit -n 4096; exec {self._master} -c {self._etc} -s"]
 
     def listening_ports(self) -> Sequence[int]:
-        return [self.port, self.proxied_port]
+        ports = [self.port, self.proxied_port]
+        return [*ports, self.tls_port] if self.tls_port else ports
 
     def clients(self) -> list[str]:
         """The address of each client that gave it a message, in order."""
@@ -189,20 +195,23 @@ class Postfix(RealServer):
             "smtpd_recipient_restrictions": "permit_auth_destination, reject",
             # a load of many messages is what some tests are about
             "smtpd_client_connection_count_limit": "0",
+            "message_size_limit": self.LARGEST,
         }
         if certificate is not None:
             settings |= {
                 "smtpd_tls_security_level": "may",
                 "smtpd_tls_chain_files": certificate.pem,
                 "smtpd_tls_session_cache_database": "",
+                "smtpd_tls_loglevel": "1",
             }
         return "".join(f"{key} = {value}\n" for key, value in settings.items())
 
     def _services(self) -> str:
         proxied = "smtpd -o smtpd_upstream_proxy_protocol=haproxy -o syslog_name=postfix/proxied"
+        tls = f"127.0.0.1:{self.tls_port} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes\n"
         return (
             f"127.0.0.1:{self.port} inet n - n - - smtpd\n"
-            f"127.0.0.1:{self.proxied_port} inet n - n - - {proxied}\n" + _MASTER
+            f"127.0.0.1:{self.proxied_port} inet n - n - - {proxied}\n" + (tls if self.tls_port else "") + _MASTER
         )
 
 
@@ -240,7 +249,7 @@ class Dovecot(RealServer):
     """IMAP, POP3 and submission for anybody who knows PASSWORD; the `proxied_…` ports want a PROXY header first.
 
     Args:
-        certificate: what `imaps_port` shows, and STARTTLS.
+        certificate: what `imaps_port` and `pop3s_port` show, and STARTTLS.
         relay_port: where submission hands messages on; 0: no submission.
     """
 
@@ -255,7 +264,7 @@ class Dovecot(RealServer):
         super().__init__(name)
         self._relay_port = relay_port
         self.imap_port, self.proxied_imap_port, self.imaps_port = (free_port() for _ in range(3))
-        self.pop3_port, self.proxied_pop3_port = free_port(), free_port()
+        self.pop3_port, self.proxied_pop3_port, self.pop3s_port = (free_port() for _ in range(3))
         self.submission_port, self.proxied_submission_port = free_port(), free_port()
         for part in ("run", "state", "mail"):
             (self.folder / part).mkdir()
@@ -267,7 +276,8 @@ class Dovecot(RealServer):
         return [self._dovecot, "-F", "-c", str(self._config)]
 
     def listening_ports(self) -> Sequence[int]:
-        ports = [self.imap_port, self.proxied_imap_port, self.imaps_port, self.pop3_port, self.proxied_pop3_port]
+        ports = [self.imap_port, self.proxied_imap_port, self.imaps_port]
+        ports += [self.pop3_port, self.proxied_pop3_port, self.pop3s_port]
         return [*ports, self.submission_port, self.proxied_submission_port] if self._relay_port else ports
 
     def logins(self, protocol: str) -> list[str]:
@@ -287,7 +297,7 @@ ssl_cert = <{certificate.chain}
 ssl_key = <{certificate.key}
 ssl_client_ca_dir =
 disable_plaintext_auth = no
-auth_mechanisms = plain
+auth_mechanisms = plain login cram-md5
 haproxy_trusted_networks = 127.0.0.1/32
 login_trusted_networks = 127.0.0.1/32
 login_greeting = {self.name} ready
@@ -317,7 +327,7 @@ userdb {{
         pop3 = [
             _inet("pop3", self.pop3_port),
             _inet("pop3_proxied", self.proxied_pop3_port, "haproxy = yes"),
-            _inet("pop3s", 0),
+            _inet("pop3s", self.pop3s_port, "ssl = yes"),
         ]
         submission = [
             _inet("submission", self.submission_port),

@@ -189,7 +189,9 @@ class Conversation:
     def _take_certificate(self, tls: ssl.SSLObject, verify: Verify) -> None:
         der = tls.getpeercert(binary_form=True) or b""
         self.certificate = read(der)
-        self.note("*", f"{tls.version()}, certificate for {self.certificate or 'nobody (unreadable)'}")
+        cipher = tls.cipher()
+        agreed = f"{tls.version()}, {cipher[0]}" if cipher else tls.version()
+        self.note("*", f"{agreed}, certificate for {self.certificate or 'nobody (unreadable)'}")
         if self._look_only:
             raise CertificateSeen
         if verify.kind == "pin" and (mismatch := verification.pin_mismatch(der, verify)):
