@@ -31,7 +31,7 @@ from mailbalancer.host.network import read_network
 from mailbalancer.host.nft import Counter, Nft
 from mailbalancer.host.steps import Step, sysctl_now
 from mailbalancer.l4.numbers import Numbers
-from mailbalancer.l4.render import tables
+from mailbalancer.l4.render import ENDING_S, tables
 from mailbalancer.l4.ruleset import (
     MEMBER_MARK,
     ForwardedService,
@@ -364,9 +364,10 @@ class L4Engine:
         for table in self._running or ():
             for name in table.memory:
                 if table.family == "netdev" and name.startswith("flows_"):
-                    for element in self._nft.elements("netdev", name, "map"):
-                        number = int(element[1]) & 0xFFFF
-                        count.flows[number] = count.flows.get(number, 0) + 1
+                    for key, mark in self._nft.elements("netdev", name, "map"):
+                        if key["elem"].get("timeout") != ENDING_S:
+                            number = int(mark) & 0xFFFF
+                            count.flows[number] = count.flows.get(number, 0) + 1
 
     def _alarm(self, count: _Count, now: float) -> None:
         """Frames that go round, and answers that should not pass here."""

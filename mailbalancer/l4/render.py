@@ -40,7 +40,7 @@ _TRANSPARENT = "type filter hook prerouting priority -150; policy accept;"
 _PROBED = "type filter hook prerouting priority -310; policy accept;"
 _INGRESS = "type filter hook ingress device {device} priority -500; policy accept;"
 #: A TCP flow that has begun to end is kept this long, for what is still on its way.
-_ENDING_S = 120
+ENDING_S = 120
 #: Answers to the gateway probe are remembered this long.
 _PROBED_S = 60
 _FAMILIES = (4, 6)
@@ -114,7 +114,8 @@ def _service_chains(service: ForwardedService) -> dict[str, Chain]:
             *_spread(service, servers, family),
         ]
         chains[_service_chain(service, family)] = Chain(tuple(rules))
-        chains |= {f"member_{server.number}": Chain(_member(service, server)) for server in servers}
+        for server in servers:
+            chains |= _member(service, server)
     return chains
 
 
@@ -134,7 +135,7 @@ def _returning(service: ForwardedService, servers: Sequence[Server], family: int
     open_again = [server for server in servers if server.returning]
     if service.persist is None or not open_again:
         return []
-    ways = ", ".join(f"0x{server.machine_mark:08x} : goto member_{server.number}" for server in open_again)
+    ways = ", ".join(f"0x{server.machine_mark:08x} : goto again_{server.number}" for server in open_again)
     return [
         f"ct mark set {_ip(family)} saddr map @{_clients(service.persist, family)}",
         f"ct mark vmap {{ {ways} }}",
@@ -162,28 +163,37 @@ def _spread(service: ForwardedService, servers: Sequence[Server], family: int) -
     return [f"{key} vmap {{ {', '.join(ways)} }}"]
 
 
-def _member(service: ForwardedService, server: Server) -> tuple[str, ...]:
+def _member(service: ForwardedService, server: Server) -> dict[str, Chain]:
+    """What happens to a flow that is this server's."""
     family = server.address.version
-    rules = _remembered(service, server)
-    rules.append(f"ct mark set 0x{server.mark:08x} counter name new_{server.number}")
     target = str(server.address)
     if server.port:
         target = f"[{target}]:{server.port}" if family == 6 else f"{target}:{server.port}"
-    rules.append(f"meta l4proto {service.protocol} dnat {_ip(family)} to {target}")
-    return tuple(rules)
+    rules = (
+        f"ct mark set 0x{server.mark:08x} counter name new_{server.number}",
+        f"meta l4proto {service.protocol} dnat {_ip(family)} to {target}",
+    )
+    return _with_memory(service, server, rules)
 
 
-def _remembered(service: ForwardedService, server: Server) -> list[str]:
-    """From now on this client belongs to this machine."""
+def _with_memory(service: ForwardedService, server: Server, rules: tuple[str, ...]) -> dict[str, Chain]:
+    """The chain for a new client of this server, and the one for a client that comes again.
+
+    Only for a new one is the entry made anew, because `update` would leave an old machine in place. Entries that are
+    deleted stay in the kernel's table for a second, and too many with one key make it refuse the next.
+    """
+    number = server.number
     if service.persist is None:
-        return []
-    family = server.address.version
-    clients, source, mark = _clients(service.persist, family), f"{_ip(family)} saddr", f"0x{server.machine_mark:08x}"
-    # `update` would leave an old machine in place: the entry is made anew
-    return [
-        f"delete @{clients} {{ {source} : {mark} }}",
-        f"add @{clients} {{ {source} timeout {service.persist.timeout_s}s : {mark} }}",
-    ]
+        return {f"member_{number}": Chain(rules)}
+    entry = f"{_ip(server.address.version)} saddr"
+    clients, mark = _clients(service.persist, server.address.version), f"0x{server.machine_mark:08x}"
+    lasts = f"{entry} timeout {service.persist.timeout_s}s : {mark}"
+    new = (f"delete @{clients} {{ {entry} : {mark} }}", f"add @{clients} {{ {lasts} }}")
+    return {
+        f"member_{number}": Chain((*new, f"goto chosen_{number}")),
+        f"again_{number}": Chain((f"update @{clients} {{ {lasts} }}", f"goto chosen_{number}")),
+        f"chosen_{number}": Chain(rules),
+    }
 
 
 def _source_nat(services: Sequence[ForwardedService]) -> list[str]:
@@ -311,9 +321,8 @@ def _frame_member(service: ForwardedService, server: Server) -> dict[str, Chain]
     family = server.address.version
     flows, mark, go_on = _flows(service, family), f"0x{server.mark:08x}", f"goto send_{server.number}"
     lasts = f"update @{flows} {{ meta mark timeout {service.idle_s}s : {mark} }}"
-    ends = f"tcp flags & (fin | rst) != 0 update @{flows} {{ meta mark timeout {_ENDING_S}s : {mark} }} {go_on}"
+    ends = f"tcp flags & (fin | rst) != 0 update @{flows} {{ meta mark timeout {ENDING_S}s : {mark} }} {go_on}"
     new = [
-        *_remembered(service, server),
         _flow(family),
         f"delete @{flows} {{ meta mark : {mark} }}",
         f"add @{flows} {{ meta mark timeout {service.idle_s}s : {mark} }}",
@@ -325,11 +334,8 @@ def _frame_member(service: ForwardedService, server: Server) -> dict[str, Chain]
         f'fwd {_ip(family)} to {server.address} device "{server.device}"',
     )
     known = [_flow(family), *([ends] if service.protocol == "tcp" else []), lasts, go_on]
-    return {
-        f"member_{server.number}": Chain(tuple(new)),
-        f"known_{server.number}": Chain(tuple(known)),
-        f"send_{server.number}": Chain(send),
-    }
+    chains = {f"known_{server.number}": Chain(tuple(known)), f"send_{server.number}": Chain(send)}
+    return _with_memory(service, server, tuple(new)) | chains
 
 
 def _flow_map(service: ForwardedService) -> str:

@@ -57,7 +57,7 @@ def test_persistence_and_what_becomes_of_it(place: Place) -> None:
     with place.balanced(persist="source") as balancer:
         home = place.drawn(1)[0]
         other = "s2" if home == "s1" else "s1"
-        assert set(place.drawn(20)) == {home}
+        assert set(place.drawn(100)) == {home}
         balancer.command("drain", real_server=home, service="mail")
         assert set(place.drawn(5)) == {home}  # a returning client may come back while it drains
         balancer.command("disable", real_server=home, service="mail")
@@ -72,7 +72,7 @@ def test_drain_lets_flows_go_on(place: Place) -> None:
         talks = [Talk(place.client, VIP) for _ in range(12)]
         assert {talk.server for talk in talks} == {"s1", "s2"}
         balancer.command("disable", real_server="s1", service="mail")
-        eventually(lambda: set(place.drawn(6)) == {"s2"}, 5.0, "no new flow goes to s1")
+        eventually(lambda: set(place.drawn(12)) == {"s2"}, 5.0, "no new flow goes to s1")
         for talk in talks:
             assert talk.say("still here") == f"{talk.server} still here"
 
@@ -81,14 +81,14 @@ def test_a_dead_server_gets_nothing(place: Place) -> None:
     with place.balanced() as balancer:
         place.at.servers["s1"].end()
         eventually(lambda: balancer.real_server("mail", "s1")["up"] is False, 10.0, "it is down")
-        eventually(lambda: set(place.drawn(8)) == {"s2"}, 5.0, "only s2 is used")
+        eventually(lambda: set(place.drawn(12)) == {"s2"}, 5.0, "only s2 is used")
 
 
 def test_least_connections_come_level(place: Place) -> None:
     """One server begins with many flows; new ones go to the other until both are level."""
     with place.balanced(schedule="least_connections") as balancer:
         balancer.command("disable", real_server="s2", service="mail")
-        eventually(lambda: set(place.drawn(4)) == {"s1"}, 5.0, "s2 is out")
+        eventually(lambda: set(place.drawn(12)) == {"s1"}, 5.0, "s2 is out")
         held = [Talk(place.client, VIP) for _ in range(30)]
         eventually(lambda: balancer.real_server("mail", "s1")["sessions"] >= 30, 10.0, "they are counted")
         balancer.command("enable", real_server="s2", service="mail")
@@ -99,7 +99,7 @@ def test_least_connections_come_level(place: Place) -> None:
 def test_a_ramping_server_gets_little(place: Place) -> None:
     with place.balanced(ramp_s=600, schedule="round_robin") as balancer:
         balancer.command("disable", real_server="s2", service="mail")
-        eventually(lambda: set(place.drawn(4)) == {"s1"}, 5.0, "s2 is out")
+        eventually(lambda: set(place.drawn(12)) == {"s1"}, 5.0, "s2 is out")
         balancer.command("enable", real_server="s2", service="mail")
         eventually(lambda: balancer.real_server("mail", "s2")["availability"] == "ready", 5.0, "it is back")
         assert place.drawn(60).count("s2") <= 12  # its fair half, times a share near the beginning of the ramp
@@ -123,13 +123,10 @@ def test_a_hundred_changes_break_no_flow(place: Place) -> None:
         loader = threading.Thread(target=load)
         loader.start()
         for turn in range(50):
-            balancer.command(
-                "drain" if turn % 2 else "enable", real_server="s1" if turn % 4 < 2 else "s2", service="mail"
-            )
+            balancer.command("drain" if turn % 2 else "enable", real_server="s2", service="mail")
             balancer.write_config(
                 place.config(deny=[f"192.0.2.{turn}"], schedule=["round_robin", "source_hash"][turn % 2])
             )
-            balancer.command("enable", real_server="s1", service="mail")
             balancer.command("reload")
         stop.set()
         loader.join()
