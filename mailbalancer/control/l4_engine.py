@@ -44,7 +44,7 @@ from mailbalancer.l4.ruleset import (
     Server,
     Spread,
 )
-from mailbalancer.l4.shares import Runner, by_sessions, by_weight
+from mailbalancer.l4.shares import Runner, by_sessions, by_weight, staying
 from mailbalancer.l4.tables import Table, script
 from mailbalancer.model import Config, Forward, IPNetwork, MemberKey, Schedule, Service
 from mailbalancer.network import IPAddress, Network
@@ -308,7 +308,8 @@ class L4Engine:
             runners = [self._runner(record, now) for record in ready]
             if service.pool.schedule in _BY_SESSIONS:
                 rate = self._count.rates.get(self._numbers[service.name], 0.0)
-                given = by_sessions(runners, max(2 * len(runners), round(rate * RENEW_S)))
+                expected = staying(sum(runner.sessions for runner in runners), rate, RENEW_S)
+                given = by_sessions(runners, max(len(runners), expected))
             else:
                 given = by_weight(runners)
             of = {id(record): share for record, share in zip(ready, given, strict=True)}

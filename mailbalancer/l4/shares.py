@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2s
-from math import log
+from math import exp, log
 
 from mailbalancer.l4.ruleset import BUCKETS, HIGHEST_SHARE
 
@@ -55,6 +55,18 @@ def by_sessions(runners: Sequence[Runner], expected: int) -> list[int]:
         return _normal([max(0.0, weight * level - r.sessions) for weight, r in zip(weights, among, strict=True)])
 
     return _whole(_ramped(runners, levelled))
+
+
+def staying(sessions: int, rate: float, interval_s: float) -> int:
+    """How many of the flows that begin in an interval are still there at its end.
+
+    By Little's law flows live `sessions / rate` seconds on the average; those that are over at the end of the interval
+    have levelled nothing.
+    """
+    if rate <= 0.0 or sessions <= 0:
+        return 0
+    lifetime_s = sessions / rate
+    return round(sessions * (1.0 - exp(-interval_s / lifetime_s)))
 
 
 def turns(shares: Sequence[int]) -> list[int]:
