@@ -53,14 +53,13 @@ async def look(tls: ServerTls, mode: Mode, context: ssl.SSLContext, talk: tuple[
         return await shown(service(server.sockets[0].getsockname()[1], tls, mode), "ex1", 5.0)
 
 
-@pytest.mark.asyncio
-async def test_a_certificate_that_nobody_would_trust_is_shown(issued: Issued) -> None:
-    found = (await look(ServerTls(Verify("full", name="mail.example.com")), Mode.HTTP, issued.server_context())).facts()
+def test_a_certificate_that_nobody_would_trust_is_shown(issued: Issued) -> None:
+    tls = ServerTls(Verify("full", name="mail.example.com"))
+    found = asyncio.run(look(tls, Mode.HTTP, issued.server_context())).facts()
     assert (found["names"], found["issuer"]) == (["ex1.example.com"], "mailbalancer test authority")
     assert (found["sha256"], found["days_left"], found["others"]) == (fingerprint(issued), 30, ["ex2"])
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("mode", "talk"),
     [
@@ -68,14 +67,13 @@ async def test_a_certificate_that_nobody_would_trust_is_shown(issued: Issued) ->
         (Mode.POP3, (b"+OK ready\r\n", b"+OK\r\nSTLS\r\n.\r\n", b"+OK go\r\n")),
     ],
 )
-async def test_mail_servers_are_asked_for_tls_first(issued: Issued, mode: Mode, talk: tuple[bytes, ...]) -> None:
+def test_mail_servers_are_asked_for_tls_first(issued: Issued, mode: Mode, talk: tuple[bytes, ...]) -> None:
     tls = ServerTls(Verify("pin", pin_sha256="AA:" * 31 + "AA"), starttls="require")
-    found = await look(tls, mode, issued.server_context(), talk)
+    found = asyncio.run(look(tls, mode, issued.server_context(), talk))
     assert found.certificate.sha256 == fingerprint(issued)
     assert found.pinned == ("aa" * 32,)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("tls", "name", "words"),
     [
@@ -84,6 +82,6 @@ async def test_mail_servers_are_asked_for_tls_first(issued: Issued, mode: Mode, 
         (ServerTls(), "ex2", "no certificate of ex2 .127.0.0.1:9. could be seen: connection refused"),
     ],
 )
-async def test_why_there_is_nothing_to_see(tls: ServerTls | None, name: str, words: str) -> None:
+def test_why_there_is_nothing_to_see(tls: ServerTls | None, name: str, words: str) -> None:
     with pytest.raises(MailbalancerError, match=words):
-        await shown(service(9, tls), name, 5.0)
+        asyncio.run(shown(service(9, tls), name, 5.0))
