@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -184,6 +185,9 @@ def run(config: str) -> None:
     Example:
       mailbalancer run -c /etc/mailbalancer/mailbalancer.yaml
     """
+    # A reload that is asked for while the program starts is what it does anyway, and not a reason to end.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     from mailbalancer import wiring
 
     sys.exit(wiring.run(Path(config).absolute()))
