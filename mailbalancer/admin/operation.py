@@ -6,11 +6,12 @@ Refuses to know: HTTP servers, and what any operation does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mailbalancer.admin.gate import Visitor
 from mailbalancer.admin.tokens import Role
@@ -18,6 +19,16 @@ from mailbalancer.admin.tokens import Role
 #: Names in paths, queries and bodies: what the configuration allows, with room.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def _decimal(value: Any) -> Any:
+    """Of a query: digits and nothing else, where Python would take `+1_0` too."""
+    if isinstance(value, str) and not re.fullmatch("[0-9]{1,9}", value):
+        raise ValueError("must be a whole number")
+    return value
+
+
+Number = Annotated[int, BeforeValidator(_decimal)]
 
 
 class Given(BaseModel):
@@ -39,7 +50,7 @@ class DryRun(Given):
 class Paged(Given):
     """Lists have an end."""
 
-    limit: int = Field(default=100, ge=1, le=10_000)
+    limit: Number = Field(default=100, ge=1, le=10_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from mailbalancer.admin.certificates import Certificates
 from mailbalancer.admin.desk import Desk, Event
 from mailbalancer.admin.gate import Refused
 from mailbalancer.admin.history import POINTS, RESOLUTION_S, History
-from mailbalancer.admin.operation import Call, Given, Name, Operation, Paged
+from mailbalancer.admin.operation import Call, Given, Name, Number, Operation, Paged
 from mailbalancer.admin.tokens import Role
 from mailbalancer.config.profiles import Profile, checklist, list_profiles, load_profile
 from mailbalancer.errors import ConfigError
@@ -44,7 +44,7 @@ class Wanted(Given):
 
 class Span(Given):
     service: Name | Literal[""] = ""
-    points: int = Field(default=120, ge=1, le=POINTS)
+    points: Number = Field(default=120, ge=1, le=POINTS)
 
 
 class Filled(Given):
