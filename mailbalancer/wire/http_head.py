@@ -23,6 +23,8 @@ from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mailbalancer.wire.recurring import Recurring
+
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 #: Any field value, surrounding blanks included: visible ASCII, blank, tab, and obs-text (RFC 9110 section 5.5).
 _VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
@@ -98,10 +100,6 @@ _MAX_METHOD_BYTES: Final = 64
 
 Picked = tuple[bytes, int, int]
 
-#: Fields that are remembered: this many, each of at most so many bytes, when they have come twice.
-_REMEMBERED: Final = 256
-_LONGEST_REMEMBERED: Final = 4096
-_SEEN_ONCE: Final = 4096
 _MADE_AT_MOST: Final = 16
 
 
@@ -138,29 +136,6 @@ class Fields:
         if len(self._made) >= _MADE_AT_MOST:
             self._made.clear()
         self._made[key] = made
-
-
-class _Memory:
-    """The fields that a reader has seen more than once."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Fields] = {}
-        self._once: set[int] = set()
-        self.get = self._known.get
-
-    def came(self, block: bytes, fields: Fields) -> Fields | None:
-        """These came; the second time they are remembered and handed back."""
-        if len(block) > _LONGEST_REMEMBERED:
-            return None
-        if hash(block) not in self._once:
-            if len(self._once) >= _SEEN_ONCE:
-                self._once.clear()
-            self._once.add(hash(block))
-            return None
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[block] = fields
-        return fields
 
 
 @dataclass(slots=True)
@@ -243,7 +218,7 @@ class RequestReader:
     def __init__(self, extra: Iterable[str] = (), limits: Limits = Limits()) -> None:
         self._pick = _picker((*REQUEST_NAMES, *extra))
         self._limits = limits
-        self._memory = _Memory()
+        self._memory: Recurring[Fields] = Recurring()
 
     def read(self, data: bytes | bytearray, seen: int = 0) -> RequestHead | None:
         """The request head at the start of `data`; None when more bytes are needed.
@@ -329,7 +304,7 @@ class ResponseReader:
     def __init__(self, extra: Iterable[str] = (), limits: Limits = Limits()) -> None:
         self._pick = _picker((*RESPONSE_NAMES, *extra))
         self._limits = limits
-        self._memory = _Memory()
+        self._memory: Recurring[Fields] = Recurring()
 
     def read(self, data: bytes | bytearray, seen: int = 0) -> ResponseHead | None:
         """The response head at the start of `data`; None when more bytes are needed. See `RequestReader.read`."""

@@ -15,34 +15,34 @@ from __future__ import annotations
 import itertools
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Final
 
 from mailbalancer.balance.http_routes import Ambiguous
 from mailbalancer.ipc.board import Availability
 from mailbalancer.model import Endpoint
-from mailbalancer.wire.auth_taint import ties_request
 from mailbalancer.wire.forwarded import (
     identify,
     plain_address,
     seen_here,
 )
-from mailbalancer.wire.hop_by_hop import Connection, cuts, read_connection
+from mailbalancer.wire.hop_by_hop import cuts
 from mailbalancer.wire.http_answer import answer, redirect
-from mailbalancer.wire.http_body import Body, Framing, Kind, Piece, open_body, request_framing
-from mailbalancer.wire.http_head import BadMessage, RequestHead, ResponseHead
+from mailbalancer.wire.http_body import Body, Framing, Kind, Piece, open_body
+from mailbalancer.wire.http_head import BadMessage, RequestHead
 from mailbalancer.wire.http_long_poll import Wait
 from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.http_judged import JudgedAnswer, JudgedRequest
 from mailbalancer.worker.http_log import request_facts, session_facts, tls_words
 from mailbalancer.worker.http_polls import Poll
 from mailbalancer.worker.http_rewrite import (
     Manner,
     answer_head,
     as_http_1_1,
+    host_field,
     identity_fields,
     plain_host,
-    request_head,
 )
 from mailbalancer.worker.http_route import STRANGER, Route
 from mailbalancer.worker.http_server import ServerLink
@@ -57,7 +57,6 @@ UNFINISHED_S: Final = 30.0
 AFTER_CLIENT_CLOSED_S: Final = 60.0
 #: How often the rate of a body is looked at.
 RATE_WINDOW_S: Final = 10.0
-_JUDGED: Final = "judged"
 _READY: Final = int(Availability.READY)
 _numbers = itertools.count(1)
 
@@ -89,8 +88,8 @@ class HttpConnection:
         in_tunnel: HTTP is over; bytes flow both ways.
         head_at, asked_at, sent_at, first_at: when the head of the request at hand began, was complete and was sent to a
             server, and when its answer began; 0.0: not yet. active_at: when a byte moved last.
-        method, upgrading, is_http_1_0: of the request at hand: whether it asks for another protocol, and whether its
-            client cannot read chunks.
+        asked: the request at hand, or the last one; None: there was none.
+        head: of the request at hand; None: there is none, or it is not to be trusted.
     """
 
     __slots__ = (
@@ -99,7 +98,6 @@ class HttpConnection:
         "_body_bytes",
         "_client",
         "_closes",
-        "_connection",
         "_cookie",
         "_counted",
         "_engine",
@@ -112,12 +110,12 @@ class HttpConnection:
         "_rate_at",
         "_rate_bytes",
         "_returning",
-        "_route",
         "_seen",
         "_trusted",
         "_wheel_at",
         "_wheel_key",
         "active_at",
+        "asked",
         "asked_at",
         "bytes_in",
         "bytes_out",
@@ -128,9 +126,7 @@ class HttpConnection:
         "head",
         "head_at",
         "in_tunnel",
-        "is_http_1_0",
         "link",
-        "method",
         "number",
         "peer",
         "poll",
@@ -143,7 +139,6 @@ class HttpConnection:
         "started_at",
         "status",
         "tied",
-        "upgrading",
     )
 
     def __init__(
@@ -163,8 +158,7 @@ class HttpConnection:
         self._in: bytes | bytearray = b""
         self._seen = 0
         self.head: RequestHead | None = None
-        self._connection: Connection | None = None
-        self._route: Route | None = None
+        self.asked: JudgedRequest | None = None
         self._returning = STRANGER
         self._body: Body | None = None
         self._out: bytes = b""  # the request's beginning, while a server is sought
@@ -178,8 +172,6 @@ class HttpConnection:
         self.head_at = self.active_at = self.started_at = now
         self.asked_at = self.sent_at = self.first_at = 0.0
         self.link: ServerLink | None = None
-        self.method = b""
-        self.is_http_1_0 = self.upgrading = False
         self.tied = self.expects_answer = self.has_answer = self.in_tunnel = False
         self.status = self.requests = self.bytes_in = self.bytes_out = 0
         self.stage = _IDLE
@@ -261,50 +253,41 @@ class HttpConnection:
 
     def _read_request(self) -> bool:
         """Begin the next request. False: there is none yet, or the connection ends."""
-        service = self.service
+        service, data = self.service, self._in
         try:
-            head = service.requests.read(self._in, self._seen)
-            if head is None:
-                self._await_head()
-                return False
-            fields = head.fields
-            judged = fields.made(_JUDGED) if fields is not None else None
-            if judged is None:
-                judged = request_framing(head), read_connection(head), ties_request(head)
-                if fields is not None:
-                    fields.keep(_JUDGED, judged)
-            framing, connection, ties = judged
-            route = service.routes.find(head.host, head.path)
+            asked = service.requests.read(data, self._seen)
         except BadMessage as bad:
             self._refuse(bad.status, str(bad))
             return False
         except Ambiguous as bad:
             self._refuse(400, str(bad))
             return False
+        if asked is None:
+            self._await_head()
+            return False
+        head, now = asked.head, self._engine.reactor.now
         self._seen = 0
-        self._in = self._in[head.length :]
-        now = self._engine.reactor.now
+        self._in = data[head.length :] if len(data) > head.length else b""
         if self.stage == _IDLE:
             self.head_at = now
-        self.head, self._connection, self._route = head, connection, route
-        self.asked_at = now
+        self.asked, self.head, self.asked_at = asked, head, now
         self.sent_at = self.first_at = 0.0
-        self.method, self.is_http_1_0 = head.method, head.minor == 0
-        self.upgrading = bool(connection.upgrade)
         self.requests += 1
-        self.status = self._body_bytes = 0
-        self.bytes_in, self.bytes_out = len(head.raw), 0
-        self._closes = not connection.persistent
+        self.status = self._body_bytes = self.bytes_out = 0
+        self.bytes_in = len(head.raw)
+        self._closes = asked.closes
         self._engine.ints[service.requests_cell] += 1
-        self.tied = self.tied or ties
-        identity = self._identify(head)
-        refusal = 0 if service.unguarded and route.lists is None else self._refusal(route, now)
+        if asked.ties:
+            self.tied = True
+        if self._trusted or head.authority != self._authority:
+            self._identify(head)
+        refusal = 0 if service.unguarded and asked.route.lists is None else self._refusal(asked.route, now)
         if refusal:
             self._refuse(refusal, "")
             return False
-        if route.redirect is not None or route.respond is not None or not route.pool.targets:
-            return self._answer_by_rule(route, head, framing)
-        self._ask(route, head, framing, connection, identity)
+        if asked.by_rule:
+            return self._answer_by_rule(asked.route, head, asked.framing)
+        self._ask(asked)
         return True
 
     def _await_head(self) -> None:
@@ -315,10 +298,8 @@ class HttpConnection:
             self.head_at = self._engine.reactor.now
             self._by(self.head_at + self.service.http.limits.head_timeout_s)
 
-    def _identify(self, head: RequestHead) -> bytes:
+    def _identify(self, head: RequestHead) -> None:
         """Who the client is, and the lines that tell the server."""
-        if not self._trusted and head.authority == self._authority:
-            return self._identity
         tls = self._client.tls is not None
         identity = seen_here(self.peer, tls, head.authority, self.endpoint.port)
         if self._trusted:
@@ -327,7 +308,6 @@ class HttpConnection:
             self.source = identity.client
         self._authority = head.authority
         self._identity = identity_fields(identity, self.service.http.forwarded)
-        return self._identity
 
     def _refusal(self, route: Route, now: float) -> int:
         """The status with which this client is turned away; 0: it is not."""
@@ -397,30 +377,32 @@ class HttpConnection:
 
     # ------------------------------------------------------------ asking a server
 
-    def _ask(self, route: Route, head: RequestHead, framing: Framing, connection: Connection, identity: bytes) -> None:
+    def _ask(self, asked: JudgedRequest) -> None:
         """Find the server, and send what is there of the request."""
-        service = self.service
-        if route.finders:
-            self._returning = route.recognise(self.source, head.host, head.path, head.values)
-        else:
-            self._returning = STRANGER
-        self._out = request_head(route, head, connection, identity, self._listening)
+        service, route, head = self.service, asked.route, asked.head
+        returning = asked.returning
+        if returning is None:
+            returning = route.recognise(self.source, head.host, head.path, head.values)
+        self._returning = returning
+        named = b"" if head.authority else host_field(self._listening)
+        self._out = b"".join((asked.before, self._identity, named, asked.after))
         self._body = None
-        if framing.kind is not Kind.NONE and not self._begin_body(framing):
+        if asked.framing.kind is not Kind.NONE and not self._begin_body(asked.framing):
             return
-        if head.method[0] in b"PR":
+        if asked.may_wait:
             self.poll.asked(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
         self.has_answer = self._logged = False
         link = self.link
         if link is not None:
-            if service.keeps(route, link, self._returning, self.source) and link.is_quiet():
-                link.move_to(route) if link.way is not route else None
+            if service.keeps(route, link, returning, self.source) and link.is_quiet():
+                if link.way is not route:
+                    link.move_to(route)
                 self._send_request(link)
                 return
             self._drop_link()
         self.stage = _SEEKING
-        new = self.link = ServerLink(self._engine, service, self, route, self._returning)
-        if link is not None and link.target is not None and not self._returning.key:
+        new = self.link = ServerLink(self._engine, service, self, route, returning)
+        if link is not None and link.target is not None and not returning.key:
             new.preferred = link.target.name
         new.seek()
 
@@ -513,39 +495,53 @@ class HttpConnection:
 
     # ------------------------------------------------------------ the server's answer
 
-    def pass_interim(self, head: ResponseHead, connection: Connection) -> None:
+    def pass_interim(self, interim: JudgedAnswer) -> None:
         """A 1xx: it tells something and answers nothing. Clients of HTTP/1.0 have never heard of it."""
-        if not self.is_http_1_0:
-            self._write(as_http_1_1(head, head.without(cuts(head, connection))))
+        assert self.asked is not None
+        if self.asked.head.minor:
+            head = interim.head
+            self._write(as_http_1_1(head, head.without(cuts(head, interim.connection))))
 
-    def pass_head(self, head: ResponseHead, framing: Framing, connection: Connection, pieces: list[Piece]) -> None:
+    def pass_head(self, answer: JudgedAnswer, pieces: Sequence[Piece]) -> None:
         """The final head, with the beginning of the body."""
-        link, route = self.link, self._route
+        link, asked = self.link, self.asked
         assert link is not None
-        assert route is not None
-        now = self._engine.reactor.now
-        self.active_at = now
-        self.first_at = now
+        assert link.target is not None
+        assert asked is not None
+        self.active_at = self.first_at = self._engine.reactor.now
         self.has_answer = True
-        self.status = head.status
+        self.status = answer.head.status
         if link.tied and not self.tied:
             self.tied = True
             self._pin(link)
-        if framing.kind is Kind.TUNNEL:
+        kind = answer.framing.kind
+        if kind is Kind.TUNNEL:
             self._open_tunnel()
-        else:
-            self._closes = self._closes or framing.kind is Kind.UNTIL_CLOSE or self._leaves(link, head.status)
-        assert link.target is not None
-        server, cookie = link.target.name, b""
-        returning = self._returning
+        elif kind is Kind.UNTIL_CLOSE or self._leaves(link, self.status):
+            self._closes = True
+        route, server = asked.route, link.target.name
+        raw = answer.finished.get(route) if asked.common and not self._closes else None
+        if raw is None:
+            raw = self._finish_head(answer, asked, server)
+        cookie, returning = b"", self._returning
         if returning.sets_cookie and returning.server != server and not (route.prefixes or self.in_tunnel):
-            if self._cookie[:2] != (route, server):
-                self._cookie = route, server, route.set_cookie(server)
-            cookie = self._cookie[2]
-        old = self.is_http_1_0
-        manner = Manner(self._closes, self.in_tunnel, old and framing.kind is Kind.CHUNKED, old)
-        raw = answer_head(self.service, route, server, head, connection, manner, cookie)
-        self._write(b"".join((raw, *pieces)) if pieces else raw)
+            cookie = self._own_cookie(route, server)
+        self._write(b"".join((raw, cookie, b"\r\n", *pieces)))
+
+    def _finish_head(self, answer: JudgedAnswer, asked: JudgedRequest, server: str) -> bytes:
+        head, route = answer.head, asked.route
+        old = not asked.head.minor
+        manner = Manner(self._closes, self.in_tunnel, old and answer.framing.kind is Kind.CHUNKED, old)
+        raw = answer_head(self.service, route, server, head, answer.connection, manner)
+        if asked.common and not self._closes and (b"set-cookie" not in head.values or not route.reads_cookies):
+            answer.finished[route] = raw
+        return raw
+
+    def _own_cookie(self, route: Route, server: str) -> bytes:
+        """The line that brings this client back; made once, for to seal costs more than all the rest."""
+        if self._cookie[:2] != (route, server):
+            self._cookie = route, server, route.set_cookie(server)
+        return self._cookie[2]
 
     def _leaves(self, link: ServerLink, status: int) -> bool:
         """Whether the connection should end after this answer: its server drains, or this worker stops. Not in the
@@ -736,7 +732,7 @@ class HttpConnection:
             self._wheel_key = wheel.add(self, deadline_at)
 
     def _idle_s(self) -> float:
-        return self._route.idle_timeout_s if self._route is not None else self.service.config.idle_timeout_s
+        return self.asked.route.idle_timeout_s if self.asked is not None else self.service.config.idle_timeout_s
 
     def _watch_rate(self) -> None:
         """A body has a least rate; not that of an RPC channel, whose nature it is to say little for hours."""
@@ -833,7 +829,7 @@ class HttpConnection:
         self._by(self.active_at + LINGER_S)
         if client.blocked:
             return
-        asked_to = self._connection is not None and not self._connection.persistent
+        asked_to = self.asked is not None and self.asked.closes
         if self._finished or (asked_to and not self._in and self._body is None):
             self.end("closed")
             return
@@ -870,7 +866,7 @@ class HttpConnection:
     @property
     def route_name(self) -> str:
         """The route that the request at hand took; empty: the service's own."""
-        return self._route.name if self._route is not None else ""
+        return self.asked.route.name if self.asked is not None else ""
 
     @property
     def slot(self) -> int:

@@ -9,41 +9,37 @@ Fields that come again and again (`wire.http_head.Fields`) are rewritten once fo
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mailbalancer.wire.forwarded import Identity, forwarded_field, x_forwarded_fields
 from mailbalancer.wire.hop_by_hop import Connection, cuts, upgrade_fields
 from mailbalancer.wire.http_head import RequestHead, ResponseHead
 from mailbalancer.worker.http_route import SEPARATOR, Route
-from mailbalancer.worker.http_service import HttpService
+
+if TYPE_CHECKING:
+    from mailbalancer.worker.http_service import HttpService
 
 _END_OF_LINE: Final = b"\r\n"
 
 
-def request_head(route: Route, head: RequestHead, connection: Connection, identity: bytes, listening: bytes) -> bytes:
-    """The head for the server: hop-by-hop fields and claims about the client out, what we know about it in.
+def request_parts(route: Route, head: RequestHead, connection: Connection) -> tuple[bytes, bytes]:
+    """The head for the server, in two parts: hop-by-hop fields and claims about the client out, what the route adds in.
 
-    Args:
-        identity: the lines that tell who the client is.
-        listening: our address, for a client of HTTP/1.0 that names no host.
+    What we know about the client goes between the parts. The second ends with the empty line.
     """
     fields = head.fields
     if fields is None:
-        rest = _request_fields(route, head, connection, identity, listening)
-        return b"%b %b HTTP/1.1%b" % (head.method, head.path or head.target, rest)  # CONNECT has no path
-    key = (route, identity)
-    known: bytes | None = fields.made(key)
+        kept, added = _request_fields(route, head, connection)
+        return b"%b %b HTTP/1.1%b" % (head.method, head.path or head.target, kept), added  # CONNECT has no path
+    known: tuple[bytes, bytes] | None = fields.made(route)
     if known is None:
-        known = _request_fields(route, head, connection, identity, listening)
-        fields.keep(key, known)
-    return b"%b %b HTTP/1.1%b" % (head.method, head.target, known)
+        known = _request_fields(route, head, connection)
+        fields.keep(route, known)
+    return b"%b %b HTTP/1.1%b" % (head.method, head.target, known[0]), known[1]
 
 
-def _request_fields(
-    route: Route, head: RequestHead, connection: Connection, identity: bytes, listening: bytes
-) -> bytes:
-    drop = route.request_drop
-    added = identity + route.request_fields
+def _request_fields(route: Route, head: RequestHead, connection: Connection) -> tuple[bytes, bytes]:
+    drop, added = route.request_drop, route.request_fields
     if route.prefixes and b"cookie" in head.values:
         cookies = route.unmarked(head.values[b"cookie"])
         if cookies is not None:
@@ -51,10 +47,15 @@ def _request_fields(
             added += cookies
     if connection.upgrade:
         added += upgrade_fields(connection)
-    if head.minor == 0 and b"host" not in head.values:
-        added += b"Host: %b\r\n" % (head.authority or listening)
-    raw = head.without(cuts(head, connection, drop), added)
-    return raw[raw.index(_END_OF_LINE) :]
+    if head.authority and b"host" not in head.values:  # of a URL; only HTTP/1.0 may come without
+        added += host_field(head.authority)
+    raw = head.without(cuts(head, connection, drop))
+    return raw[raw.index(_END_OF_LINE) : -2], added + _END_OF_LINE
+
+
+def host_field(authority: bytes) -> bytes:
+    """The line that names the host, for a request of HTTP/1.0 that has none."""
+    return b"Host: %b\r\n" % authority
 
 
 class Manner(NamedTuple):
@@ -80,16 +81,14 @@ def answer_head(
     head: ResponseHead,
     connection: Connection,
     manner: Manner,
-    cookie: bytes,
 ) -> bytes:
-    """The head for the client.
+    """The head for the client, without the empty line: a cookie of ours may follow.
 
     Args:
         server: name of the real server that answers.
-        cookie: a cookie of ours to be set, as a field line; empty: none.
     """
     added, drop = route.response_fields, route.response_drop
-    if b"set-cookie" in head.values and (route.prefixes or route.learns):
+    if b"set-cookie" in head.values and route.reads_cookies:
         drop, added = _server_cookies(service, route, server, head, drop, added)
     if manner.switches:
         added += upgrade_fields(connection)
@@ -101,14 +100,12 @@ def answer_head(
         drop = drop | {b"transfer-encoding"}
     fields = head.fields
     if fields is None:
-        return as_http_1_1(head, head.without(cuts(head, connection, drop), added + cookie))
+        return as_http_1_1(head, head.without(cuts(head, connection, drop), added))[:-2]
     rest: bytes | None = fields.made((added, drop))
     if rest is None:
         raw = head.without(cuts(head, connection, drop), added)
-        rest = raw[raw.index(_END_OF_LINE) :]
+        rest = raw[raw.index(_END_OF_LINE) : -2]
         fields.keep((added, drop), rest)
-    if cookie:  # another one for every client
-        return b"HTTP/1.1 %d %b%b%b\r\n" % (head.status, head.reason, rest[:-2], cookie)
     return b"HTTP/1.1 %d %b%b" % (head.status, head.reason, rest)
 
 

@@ -47,6 +47,8 @@ class Route:
         cookie: name of the cookie that we set, or put our mark into; empty: none.
         prefixes: whether that is a cookie of the server's.
         learns: name of the server's cookie to be remembered; empty: none.
+        reads_cookies: whether cookies of the server are marked or remembered.
+        looks_at_source: whether where a request comes from says who its client is.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Route:
         self.prefixes = False
         self.seal: Seal | None = None
         self.cookie_fields = b""
+        self.looks_at_source = self.reads_cookies = False
         if persist is None:
             return
         kinds = persist.kinds
@@ -93,6 +96,8 @@ class Route:
             )
         if "server_cookie" in kinds:
             self.learns = name
+        self.looks_at_source = "source" in kinds
+        self.reads_cookies = self.prefixes or bool(self.learns)
         self.finders = tuple(None if kind in ("cookie", "cookie_prefix") else _finder(persist, kind) for kind in kinds)
 
     def recognise(self, source: str, host: str, path: bytes, values: http_keys.Values) -> Returning:

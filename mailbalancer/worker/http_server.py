@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from mailbalancer.ipc.board import Count
 from mailbalancer.model import Endpoint
 from mailbalancer.tls import verify
-from mailbalancer.wire.auth_taint import ties_response
-from mailbalancer.wire.hop_by_hop import read_connection
-from mailbalancer.wire.http_body import Body, Kind, open_body, response_framing
-from mailbalancer.wire.http_head import BadMessage, ResponseHead
+from mailbalancer.wire.http_body import Body, Kind, open_body
+from mailbalancer.wire.http_head import BadMessage
 from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.http_judged import JudgedAnswer, JudgedRequest
 from mailbalancer.worker.http_route import Returning, Route
 from mailbalancer.worker.http_service import IDLE_S, HttpService
 from mailbalancer.worker.placement import Placement
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 #: A connection that was idle for longer is looked at before a request is sent on it: servers close idle ones.
 TRUSTED_IDLE_S = 0.5
+_KNOWN_LENGTH = (Kind.LENGTH, Kind.NONE)
 
 
 class ServerLink(Placement):
@@ -88,7 +88,7 @@ class ServerLink(Placement):
         self.idle_at = 0.0
         self.body: Body | None = None
         self.persistent = True
-        self._waiting: bytes | bytearray = b""
+        self._waiting = b""
         self._seen = 0
         self.cell_in = self.cell_out = 0
 
@@ -265,8 +265,10 @@ class ServerLink(Placement):
     def _read_answer(self, client: HttpConnection, data: memoryview) -> None:
         body = self.body
         if body is None:
-            self._waiting = bytes(data) if not self._waiting else self._waiting + bytes(data)
-            self._read_heads(client)
+            if self._waiting:
+                data = memoryview(self._waiting + data)
+                self._waiting = b""
+            self._read_heads(client, data)
             return
         try:
             pieces, taken = body.feed(data)
@@ -278,54 +280,44 @@ class ServerLink(Placement):
         if body.done:
             self._complete(client, taken == len(data))
 
-    def _read_heads(self, client: HttpConnection) -> None:
-        """The final head, and those of 1xx before it."""
-        responses = self.service.responses
-        while self.client is client:
-            try:
-                head = responses.read(self._waiting, self._seen)
-                if head is None:
-                    self._seen = len(self._waiting)
+    def _read_heads(self, client: HttpConnection, data: memoryview) -> None:
+        """The final head, and those of 1xx before it. What is not read yet of `data` waits."""
+        answers, asked = self.service.answers, client.asked
+        assert asked is not None
+        try:
+            while data and self.client is client:
+                answer = answers.read(data, self._seen, asked)
+                if answer is None:
+                    self._waiting = bytes(data)
+                    self._seen = len(data)
                     return
                 self._seen = 0
-                rest = self._waiting[head.length :]
-                if self._begin_answer(client, head, rest):
+                data = data[answer.head.length :]
+                self.tied = self.tied or answer.ties
+                if answer.head.status >= 200 or answer.framing.kind is not Kind.NONE:
+                    self._begin_answer(client, asked, answer, data)
                     return
-            except BadMessage as bad:
-                client.server_broke(str(bad))
-                return
-            if not rest:
-                return
+                client.pass_interim(answer)
+        except BadMessage as bad:
+            client.server_broke(str(bad))
 
-    def _begin_answer(self, client: HttpConnection, head: ResponseHead, rest: bytes | bytearray) -> bool:
-        """Pass a head on, with what is there of its body. True: it is the last one."""
-        fields = head.fields
-        key = (head.status, client.method, client.upgrading)
-        judged = fields.made(key) if fields is not None else None
-        if judged is None:
-            judged = (
-                response_framing(head, client.method, client.upgrading),
-                read_connection(head, 502),
-                ties_response(head),
-            )
-            if fields is not None:
-                fields.keep(key, judged)
-        framing, connection, ties = judged
-        self.tied = self.tied or ties
-        if framing.kind is Kind.NONE and head.status < 200:
-            self._waiting = rest
-            client.pass_interim(head, connection)
-            return False
-        self._waiting = b""
-        self.persistent = self.persistent and connection.persistent and framing.kind is not Kind.UNTIL_CLOSE
-        decode = framing.kind is Kind.CHUNKED and client.is_http_1_0
-        body = open_body(framing, decode, 502)
+    def _begin_answer(
+        self, client: HttpConnection, asked: JudgedRequest, answer: JudgedAnswer, rest: memoryview
+    ) -> None:
+        """Pass a head on, with what is there of its body."""
+        framing, size = answer.framing, len(rest)
+        if not answer.connection.persistent or framing.kind is Kind.UNTIL_CLOSE:
+            self.persistent = False
+        if framing.kind in _KNOWN_LENGTH and framing.length <= size:  # all of it is here
+            client.pass_head(answer, (rest[: framing.length],) if framing.length else ())
+            self._complete(client, framing.length == size)
+            return
+        body = open_body(framing, framing.kind is Kind.CHUNKED and not asked.head.minor, 502)
         pieces, taken = body.feed(rest)
         self.body = body
-        client.pass_head(head, framing, connection, pieces)
+        client.pass_head(answer, pieces)
         if body.done:
-            self._complete(client, taken == len(rest))
-        return True
+            self._complete(client, taken == size)
 
     def _complete(self, client: HttpConnection, nothing_follows: bool) -> None:
         """The answer is whole. What a server says beyond it is an answer to nothing, and the next client's danger."""

@@ -25,6 +25,7 @@ from mailbalancer.wire.forwarded import Trusted
 from mailbalancer.wire.http_answer import answer
 from mailbalancer.wire.http_head import Limits, RequestReader, ResponseReader
 from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.http_judged import Answers, Requests
 from mailbalancer.worker.http_polls import Channels
 from mailbalancer.worker.http_route import Returning, Route
 from mailbalancer.worker.service import CHOICES, Seeker, Service, ServicePool, Target
@@ -78,15 +79,14 @@ class HttpService(Service):
         self.pinned_cell = engine.cell(slot, Count.PINNED)
         self._reused_cell = engine.cell(slot, Count.REUSED)
         self._pinned_reused_cell = engine.cell(slot, Count.PINNED_REUSED)
-        self._read_as(config, http)
         own = Route(config, None, self._pools[""], secrets)
         made = [(route, Route(config, route, self._pools[route.name], secrets)) for route in config.routes]
-        self.routes = Routes([Rule(route.hosts, route.paths, runtime) for route, runtime in made], own)
+        self._read_as(config, http, Routes([Rule(route.hosts, route.paths, runtime) for route, runtime in made], own))
         self.sorry = http.sorry
         self.drop_all_idle()  # they may have been made under other rules
         self.sources.configure(http.limits.connections_per_source, http.limits.requests_per_source_s)
 
-    def _read_as(self, config: model.Service, http: model.Http) -> None:
+    def _read_as(self, config: model.Service, http: model.Http, routes: Routes[Route]) -> None:
         """The readers pick what routes and persistence look at."""
         limits = Limits(http.limits.head_bytes, http.limits.target_bytes)
         request: set[str] = (
@@ -103,8 +103,8 @@ class HttpService(Service):
                 request |= set(http_keys.needed_fields(pool.persist.kinds, pool.persist.field))
                 if {"server_cookie", "cookie_prefix"} & set(pool.persist.kinds):
                     response.add("set-cookie")
-        self.requests = RequestReader(sorted(request), limits)
-        self.responses = ResponseReader(sorted(response), limits)
+        self.requests = Requests(RequestReader(sorted(request), limits), routes)
+        self.answers = Answers(ResponseReader(sorted(response), limits))
 
     def retire(self) -> None:
         """This service is gone: requests under way are answered, then their connections end."""
