@@ -656,6 +656,37 @@ def tls_pin(config: str, writes: bool, timeout: float, as_json: bool, service: s
 # ---------------------------------------------------------------- profiles
 
 
+@commands.command(short_help="Show which way a client's connection goes.")
+@_config_option
+@click.option("--client", required=True, metavar="ADDRESS", help="The client's address.")
+@click.option("--service", "name", required=True, metavar="NAME", help="The service.")
+@click.option("--server", default="", metavar="NAME", help="Only this real server.")
+@click.option("--svg", is_flag=True, help="Print a picture.")
+@_json_option
+def explain(config: str, client: str, name: str, server: str, svg: bool, as_json: bool) -> None:
+    """Show hop by hop which way a client's connection goes, which address the real server sees, and whether it works.
+
+    \b
+    Example:
+      mailbalancer explain --client 10.9.0.5 --service smtp
+    """
+    from mailbalancer.control.client import request
+    from mailbalancer.control.explaining import explained
+    from mailbalancer.l4 import paths
+
+    loaded = _load(config)
+    try:
+        status = request(loaded.control_socket, "status")
+    except MailbalancerError:
+        status = None  # it does not run: what the configuration and the network tell is still worth showing
+    ways = explained(loaded, client, name, server, status)
+    if as_json:
+        _print_json([dataclasses.asdict(way) for way in ways])
+    else:
+        for way in ways:
+            _say(paths.svg(way) if svg else paths.text(way))
+
+
 @commands.group(short_help="What is changed on this machine.")
 def host() -> None:
     """What mailbalancer changes on this machine: addresses, forwarding, routes, nftables rules."""
