@@ -15,6 +15,7 @@ from mailbalancer.config.load import load_text, search_dirs, tree
 from mailbalancer.config.profiles import Profile, checklist, export, load_profile, profile_files
 from mailbalancer.errors import ConfigError
 from mailbalancer.model import AVAILABLE_MODES, Config, Mode, Service
+from tests.support.certs import Authority
 
 SHIPPED = [search_dirs()[-1]]
 NAMES = ["dns", "exchange-2010", "exchange-2013", "exchange-2016", "exchange-2019", "exchange-se", "postfix-dovecot",
@@ -27,20 +28,30 @@ GIVEN = {name: {"host": "mail.example.com"} for name in [*EXCHANGE, "postfix-dov
     "smtp-relay": {"senders": "10.1.20.0/24"},
     "dns": {},
 }
+#: What services that end TLS need beyond that.
+CERTIFICATE = "    certificate: mail\n"
 CERTIFIED = model.Verify("full", name="mail.example.com")
 HEALTH_PAGE = model.HttpCheck(tls=True, path="/owa/healthcheck.htm", host="mail.example.com", verify=CERTIFIED)
 OWA_2010 = model.HttpCheck(
     tls=True, path="/owa/", host="mail.example.com", statuses=(*range(200, 400), 401), verify=CERTIFIED
 )
+SMTP = model.SmtpCheck(starttls=True, verify=CERTIFIED)
 #: Port, silence in seconds and check of services that many profiles have.
 MAIL: dict[str, tuple[int, float, model.CheckOptions]] = {
-    "smtp": (25, 330.0, model.SmtpCheck()),
-    "submission": (587, 330.0, model.SmtpCheck()),
-    "imap": (143, 1860.0, model.ImapCheck()),
+    "smtp": (25, 330.0, SMTP),
+    "submission": (587, 330.0, SMTP),
+    "imap": (143, 1860.0, model.ImapCheck(starttls=True, verify=CERTIFIED)),
     "imaps": (993, 1860.0, model.ImapCheck(tls=True, verify=CERTIFIED)),
-    "pop3": (110, 1860.0, model.Pop3Check()),
+    "pop3": (110, 1860.0, model.Pop3Check(starttls=True, verify=CERTIFIED)),
     "pop3s": (995, 1860.0, model.Pop3Check(tls=True, verify=CERTIFIED)),
+    "smtp-passthrough": (25, 330.0, model.SmtpCheck()),
+    "submission-passthrough": (587, 330.0, model.SmtpCheck()),
+    "imap-passthrough": (143, 1860.0, model.ImapCheck()),
+    "imaps-passthrough": (993, 1860.0, model.ImapCheck(tls=True, verify=CERTIFIED)),
+    "pop3-passthrough": (110, 1860.0, model.Pop3Check()),
+    "pop3s-passthrough": (995, 1860.0, model.Pop3Check(tls=True, verify=CERTIFIED)),
 }
+SUBMISSIONS = (465, 330.0, model.SmtpCheck(tls=True, verify=CERTIFIED))
 DOCUMENTED: dict[str, dict[str, tuple[int, float, model.CheckOptions]]] = {
     **{name: MAIL | {"https-passthrough": (443, 3700.0, HEALTH_PAGE)} for name in NEWER},
     "exchange-2010": MAIL
@@ -52,11 +63,22 @@ DOCUMENTED: dict[str, dict[str, tuple[int, float, model.CheckOptions]]] = {
     },
     "postfix-dovecot": MAIL
     | {
-        "submissions": (465, 330.0, model.SmtpCheck(tls=True, verify=CERTIFIED)),
+        "submissions": SUBMISSIONS,
+        "submissions-passthrough": SUBMISSIONS,
         "managesieve": (4190, 1860.0, model.TcpCheck(expect=b"OK")),
     },
     "smtp-relay": {"smtp": (25, 330.0, model.SmtpCheck())},
     "dns": {"tcp": (53, 60.0, model.DnsCheck(protocol="tcp"))},
+}
+#: When TLS begins, with clients and with servers; both "" in services that pass it on.
+STARTTLS = {
+    "smtp": ("offer", "require"),
+    "submission": ("require", "require"),
+    "submissions": ("implicit", "implicit"),
+    "imap": ("require", "require"),
+    "imaps": ("implicit", "implicit"),
+    "pop3": ("require", "require"),
+    "pop3s": ("implicit", "implicit"),
 }
 #: Who comes back to the same real server; nobody in services that are not here.
 PERSISTENT = {
@@ -85,6 +107,7 @@ def services(*, later: bool) -> Iterator[Any]:
 def one_service(name: str, part: str, given: dict[str, str], more: str = "") -> str:
     """A full configuration with one service of a profile."""
     lines = "".join(f"    {key}: {value}\n" for key, value in given.items())
+    lines += CERTIFICATE if given and name != "smtp-relay" and part in STARTTLS else ""
     return (
         "real_servers: {a: 10.0.2.11, b: 10.0.2.12}\nservices:\n  in:\n"
         f"    profile: {name}-{part}\n    vip: 10.0.1.100\n    real_servers: [a, b]\n{lines}{more}"
@@ -94,12 +117,32 @@ def one_service(name: str, part: str, given: dict[str, str], more: str = "") -> 
 def whole(name: str, more: str = "") -> Config:
     """A full configuration with a whole profile."""
     lines = "".join(f"    {key}: {value}\n" for key, value in GIVEN[name].items())
+    lines += CERTIFICATE if "host" in GIVEN[name] else ""
     head = f"real_servers: {{a: 10.0.2.11, b: 10.0.2.12}}\nprofiles:\n  {name}:\n    vip: 10.0.1.100\n"
     return load(f"{head}    real_servers: [a, b]\n{lines}{more}")
 
 
+@pytest.fixture(autouse=True)
+def here(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate lies beside the configuration."""
+    monkeypatch.chdir(authority)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    pem = Authority(folder).issue("mail.example.com").pem.rename(folder / "mail.pem")
+    pem.chmod(0o600)
+    return folder
+
+
+def complete(text: str) -> str:
+    """With the certificate that its services name."""
+    return text + "certificates: {mail: mail.pem}\n" if CERTIFICATE in text else text
+
+
 def load(text: str) -> Config:
-    return load_text(text, "x.yaml", profile_dirs=SHIPPED)
+    return load_text(complete(text), "x.yaml", profile_dirs=SHIPPED)
 
 
 def told(text: str) -> list[str]:
@@ -125,7 +168,7 @@ def test_a_service_means_what_the_documents_say(name: str, part: str) -> None:
     (service,) = load(one_service(name, part, GIVEN[name])).services
     assert (service.profile, service.mode) == (
         f"{name}-{part}",
-        Mode.TLS if part == "https-passthrough" else Mode.TCP,
+        mode_of(name, part),
     )
     assert [str(endpoint) for endpoint in service.listen] == [f"10.0.1.100:{port}"]
     assert [str(member.endpoint) for member in service.pool.members] == [f"10.0.2.11:{port}", f"10.0.2.12:{port}"]
@@ -133,6 +176,24 @@ def test_a_service_means_what_the_documents_say(name: str, part: str) -> None:
     assert service.pool.check.options == options
     assert (service.pool.ramp_s, service.pool.schedule) == (300.0, model.Schedule.LEAST_CONNECTIONS)
     assert returning(service) == PERSISTENT.get((name, part))
+    client, server = service.client_tls, service.server_tls
+    found = (client.starttls if client else "", server.starttls if server else "")
+    assert found == (("", "") if name == "smtp-relay" else STARTTLS.get(part, ("", "")))
+    assert server is None or server.verify == CERTIFIED
+
+
+def mode_of(name: str, part: str) -> Mode:
+    if part == "https-passthrough":
+        return Mode.TLS
+    if part not in STARTTLS:
+        return Mode.TCP
+    return Mode.SMTP if part.startswith(("smtp", "submission")) else Mode(part.removesuffix("s"))
+
+
+@pytest.mark.parametrize("part", STARTTLS)
+def test_tls_cannot_end_here_without_a_certificate(part: str) -> None:
+    (line,) = told(one_service("postfix-dovecot", part, {"host": "mail.example.com"}).replace(CERTIFICATE, ""))
+    assert "services.in.client_tls: 'certificate' is missing" in line
 
 
 def returning(service: Service) -> tuple[str, float] | None:
@@ -171,7 +232,10 @@ def test_a_whole_profile_runs_in_this_version(name: str) -> None:
     built = {service.name for service in whole(name).services}
     written = load_profile(name, SHIPPED).written
     assert built == set(written.default_services or written.services)
-    everything = [part for part in written.services if part not in LATER[name]]
+    everything = [
+        part for part in written.services if part not in LATER[name] and part.split("-pass")[0] not in STARTTLS
+    ]
+    everything += [part for part in STARTTLS if part in written.services]
     more = f"    services: [{', '.join(everything)}]\n"
     assert [service.name for service in whole(name, more).services] == everything
 
@@ -213,7 +277,7 @@ def test_another_port_behind_keeps_tls_in_the_check() -> None:
 def test_a_wrong_proxy_header_is_told_where_it_was_written() -> None:
     text = one_service("postfix-dovecot", "smtp", GIVEN["postfix-dovecot"], "    proxy_header: v3\n")
     (line,) = told(text)
-    assert line.startswith("x.yaml:8: services.in.proxy_protocol.send: 'v3' is not a PROXY protocol version")
+    assert line.startswith("x.yaml:9: services.in.proxy_protocol.send: 'v3' is not a PROXY protocol version")
 
 
 @pytest.mark.parametrize(
@@ -249,18 +313,19 @@ def test_an_authority_of_the_company_is_believed_by_the_checks(tmp_path: Path) -
 @pytest.mark.parametrize(("name", "part"), [*services(later=False)])
 def test_an_exported_service_is_the_same_service(name: str, part: str, tmp_path: Path) -> None:
     text = one_service(name, part, GIVEN[name])
-    (tmp_path / "x.yaml").write_text(text)
+    (tmp_path / "x.yaml").write_text(complete(text))
     exported = export(tree(tmp_path / "x.yaml", profile_dirs=SHIPPED), "in")
     assert not re.search(r"10\.0\.[12]\.", exported)
     (tmp_path / "in.yaml").write_text(exported)
     host = "    host: mail.example.com\n" if "${host}" in exported else ""
-    assert ("mail.example.com" in exported) == bool(host)
+    host += CERTIFICATE if "${certificate}" in exported else ""
+    assert ("mail.example.com" in exported) == ("${host}" in exported)
     again = (
         "real_servers: {a: 10.0.2.11, b: 10.0.2.12}\nservices:\n  in:\n    profile: in\n    vip: 10.0.1.100\n"
         f"    real_servers: [a, b]\n{host}"
     )
     (before,) = load(text).services
-    (after,) = load_text(again, "y.yaml", profile_dirs=[tmp_path]).services
+    (after,) = load_text(complete(again), "y.yaml", profile_dirs=[tmp_path]).services
     assert after.profile == "in-in"
     for fact in ("mode", "listen", "pool", "idle_timeout_s", "allow", "proxy_protocol", "routes"):
         assert getattr(after, fact) == getattr(before, fact)
