@@ -7,7 +7,6 @@ Refuses to know: what settings mean (the result is validated like any file), fil
 
 from __future__ import annotations
 
-import copy
 import difflib
 import io
 from collections.abc import Mapping, Sequence
@@ -74,7 +73,7 @@ def with_value(text: str, path: Path, value: Value) -> str:
             here[word] = CommentedMap()
         here = _mapping(here[word], path[:depth])
     _put(here, path[-1], value)
-    wanted = copy.deepcopy(_plain(text)) or {}
+    wanted = _separate(text) or {}
     _put_plain(wanted, path, value)
     return _written(yaml_file, root, wanted, path)
 
@@ -87,7 +86,7 @@ def without(text: str, path: Path) -> str:
         EditError: it cannot be taken out without changing something else.
     """
     value_at(text, path)
-    wanted = copy.deepcopy(_plain(text))
+    wanted = _separate(text)
     _remove_plain(wanted, path)
     cut = _cut(text, path)
     if _says(cut, wanted):  # lines were taken out, and no comment with them that is somebody else's
@@ -222,6 +221,20 @@ def _plain(text: str) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise EditError("the configuration file is no YAML", "change it by hand") from error
+
+
+def _separate(text: str) -> Any:
+    try:
+        return _unshared(_plain(text))
+    except RecursionError as error:
+        raise EditError("the configuration file contains itself", "change it by hand") from error
+
+
+def _unshared(node: Value) -> Value:
+    """A copy in which what YAML takes from one anchor is not one object: a change of one place is a change of one."""
+    if isinstance(node, dict):
+        return {key: _unshared(value) for key, value in node.items()}
+    return [_unshared(entry) for entry in node] if isinstance(node, list) else node
 
 
 def _put_plain(root: dict[str, Any], path: Path, value: Value) -> None:

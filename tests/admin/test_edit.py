@@ -128,3 +128,13 @@ def test_an_empty_file_takes_its_first_setting() -> None:
     assert yaml.safe_load(edit.with_value("", ("services", "a"), {"mode": "tcp"})) == {
         "services": {"a": {"mode": "tcp"}}
     }
+
+
+def test_what_two_services_share_by_an_anchor_is_not_changed_for_both() -> None:
+    anchored = "services:\n  a: &both {tls: {verify: full}}\n  b: *both\n"
+    for change in (
+        lambda: edit.with_value(anchored, ("services", "a", "tls", "verify"), "none"),
+        lambda: edit.without(anchored, ("services", "b", "tls", "verify")),
+    ):
+        with pytest.raises(edit.EditError, match="anchors"):
+            change()
