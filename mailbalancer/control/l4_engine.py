@@ -20,7 +20,7 @@ from typing import Any
 from mailbalancer.balance.candidate import CLOSED, READY
 from mailbalancer.control.events import Events
 from mailbalancer.control.gateway_probe import FAR, GatewayProbe
-from mailbalancer.control.host_plan import TUNNEL_DEVICES, HostPlan, needs_host, plan
+from mailbalancer.control.host_plan import TUNNEL_DEVICES, VXLAN_NUMBER, HostPlan, needs_host, plan
 from mailbalancer.control.members import Members, Record
 from mailbalancer.control.vips import Vips
 from mailbalancer.errors import MailbalancerError
@@ -409,12 +409,15 @@ class _Builder:
 
     def ruleset(self) -> Ruleset:
         services = [service for service in self._config.services if service.l4 is not None]
+        tunnels = [s.l4.tunnel for s in services if s.l4 and s.l4.forward is Forward.TUNNEL]
         transparent = any(map(_is_transparent, self._config.services))
         return Ruleset(
             services=tuple(map(self._service, services)),
             outbound=tuple(outbound for service in services for outbound in self._outbound(service)),
             guards=_guards(self._network),
             transparent=transparent,
+            tunnel=VXLAN_NUMBER if tunnels else 0,
+            tunnel_peers=tuple(peer for tunnel in tunnels for peer in tunnel.allow_peers),
             probes=tuple(self._probes()) if transparent else (),
         )
 

@@ -14,7 +14,7 @@ Everything in a rule is a number, an address or an interface name: `ruleset` let
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mailbalancer.l4.ruleset import (
     BUCKETS,
@@ -38,6 +38,7 @@ _NAT_OUT = "type nat hook postrouting priority 90; policy accept;"
 _COUNT = "type filter hook forward priority 10; policy accept;"
 _TRANSPARENT = "type filter hook prerouting priority -150; policy accept;"
 _PROBED = "type filter hook prerouting priority -310; policy accept;"
+_TUNNEL = "type filter hook input priority -10; policy accept;"
 _INGRESS = "type filter hook ingress device {device} priority -500; policy accept;"
 #: A TCP flow that has begun to end is kept this long, for what is still on its way.
 ENDING_S = 120
@@ -66,6 +67,8 @@ def _inet(ruleset: Ruleset) -> Table:
         chains |= _service_chains(service)
     if ruleset.transparent:
         chains["transparent"] = Chain((_to_ourselves(),), _TRANSPARENT)
+    if ruleset.tunnel:
+        chains["tunnel"] = Chain(tuple(_strangers(ruleset)), _TUNNEL)
     memory = _tables_of_clients(services)
     if ruleset.probes:
         chains["probed"] = Chain(tuple(_probed(probe.version, probe) for probe in ruleset.probes), _PROBED)
@@ -251,6 +254,14 @@ def _tables_of_clients(services: Iterable[ForwardedService]) -> dict[str, tuple[
 def _to_ourselves() -> str:
     """Answers to a client whose address a session of ours uses: routed here by this mark."""
     return f"meta l4proto tcp socket transparent 1 meta mark set 0x{TRANSPARENT_MARK:08x}"
+
+
+def _strangers(ruleset: Ruleset) -> Iterator[str]:
+    """Frames that somebody sends into our tunnels (RFC 7348 section 5: the number lies behind the UDP header)."""
+    ours = f"udp dport 4789 @th,96,24 {ruleset.tunnel}"
+    for family in _FAMILIES:
+        peers = _networks(ruleset.tunnel_peers, family)
+        yield f"meta nfproto ipv{family} {ours}{f' {_ip(family)} saddr != {peers}' if peers else ''} counter drop"
 
 
 _ANSWERS = {

@@ -211,8 +211,13 @@ class Ruleset:
     guards: tuple[Guard, ...] = ()
     transparent: bool = False
     probes: tuple[IPAddress, ...] = ()
+    tunnel: int = 0  # number of our tunnels; 0: none
+    tunnel_peers: tuple[IPNetwork, ...] = ()  # who may send frames into them; nobody has to: they lead one way
 
     def __post_init__(self) -> None:
+        _require_number("tunnel number", self.tunnel, 0, 0xFFFFFF)
+        for network in self.tunnel_peers:
+            _require_network(network)
         for probe in self.probes:
             _require_address(probe)
         for service in self.services:

@@ -201,6 +201,14 @@ def test_frames_are_sent_on() -> None:
     ]
 
 
+def test_nobody_sends_into_our_tunnels() -> None:
+    (found,) = tables(Ruleset(tunnel=27746, tunnel_peers=(ip_network("10.8.0.0/24"),)))
+    assert rules(found, "tunnel") == [
+        "meta nfproto ipv4 udp dport 4789 @th,96,24 27746 ip saddr != { 10.8.0.0/24 } counter drop",
+        "meta nfproto ipv6 udp dport 4789 @th,96,24 27746 counter drop",
+    ]
+
+
 def test_a_loop_cannot_be_said() -> None:
     with pytest.raises(ValueError, match="a loop"):
         service(S1, forward=Forward.DSR, snat_address=ip_address("10.0.1.1"))
