@@ -687,6 +687,23 @@ def explain(config: str, client: str, name: str, server: str, svg: bool, as_json
             _say(paths.svg(way) if svg else paths.text(way))
 
 
+@commands.command(short_help="Print what is to be set up on real servers.")
+@_config_option
+@click.option("--os", "system", type=click.Choice(["debian", "rhel", "windows"]), default="debian", show_default=True)
+@click.argument("service")
+def realserver(config: str, system: str, service: str) -> None:
+    """Print what every real server of a service needs: gateway, loopback address, tunnel.
+
+    \b
+    Example:
+      mailbalancer realserver dns --os windows
+    """
+    from mailbalancer.control.explaining import real_server_lines
+
+    for line in real_server_lines(_load(config), service, system):
+        _say(line)
+
+
 @commands.group(short_help="What is changed on this machine.")
 def host() -> None:
     """What mailbalancer changes on this machine: addresses, forwarding, routes, nftables rules."""
