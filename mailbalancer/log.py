@@ -84,6 +84,10 @@ class Log:
         else:
             self._open_stderr()
 
+    def says(self, level: str) -> bool:
+        """Whether lines of this level are written, for those who would have to work to make one."""
+        return LEVELS[level] >= self._threshold
+
     def debug(self, text: str, **fields: Value) -> None:
         self._event("debug", text, fields)
 

@@ -44,25 +44,26 @@ class Lines:
     """Cuts bytes into lines.
 
     Attributes:
+        held: bytes that are here and were not given out; to be looked at, not changed.
         max_bytes: longest line, CRLF included; may be changed between lines (an AUTH answer may be longer).
     """
 
-    __slots__ = ("_buffer", "_forbidden", "_searched", "max_bytes")
+    __slots__ = ("_forbidden", "_searched", "held", "max_bytes")
 
     def __init__(self, max_bytes: int, *, controls: bool = False) -> None:
         """`controls`: control bytes other than CR, LF and NUL may stand inside a line, as in an IMAP password."""
         self.max_bytes = max_bytes
         self._forbidden = _LINE_BREAKING if controls else _CONTROL
-        self._buffer = bytearray()
+        self.held = bytearray()
         self._searched = 0  # no LF before this index
 
     def __len__(self) -> int:
-        """Bytes that are here and were not given out."""
-        return len(self._buffer)
+        """How many bytes are held."""
+        return len(self.held)
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add what arrived."""
-        self._buffer += data
+        self.held += data
 
     def next(self) -> bytes | None:
         """The next line without its CRLF; None: it is not complete.
@@ -70,7 +71,7 @@ class Lines:
         Raises:
             BadLine: it must not be passed on.
         """
-        buffer = self._buffer
+        buffer = self.held
         if not buffer:
             return None
         end = buffer.find(b"\n", self._searched, self.max_bytes)
@@ -89,14 +90,14 @@ class Lines:
 
     def take(self) -> bytes:
         """Everything that is left, for a reader that does not read lines."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
+        rest = bytes(self.held)
+        self.held.clear()
         self._searched = 0
         return rest
 
     def _check_incomplete(self) -> None:
         """A TLS handshake on a plain port shows in its first byte; it may never contain an LF."""
-        buffer = self._buffer
+        buffer = self.held
         if buffer and buffer[0] < _SPACE and buffer[0] != _CR:
             raise BadLine(LineFault.NUL if not buffer[0] else LineFault.CONTROL)
         if len(buffer) >= self.max_bytes:

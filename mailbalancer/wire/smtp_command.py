@@ -23,6 +23,8 @@ MAX_COMMAND_BYTES: Final = 2048
 MAX_AUTH_BYTES: Final = 12288
 
 _COMMAND: Final = re.compile(rb"([A-Za-z][A-Za-z0-9-]*+)(?: +(.*))?", re.DOTALL)
+#: A whole line with nothing in it that `Lines` refuses, read as `_COMMAND` would.
+_WHOLE: Final = re.compile(rb"([A-Za-z][A-Za-z0-9-]*+)(?: +([^\x00-\x1f\x7f]*+))?\r\n")
 _HTTP: Final = frozenset(
     (b"GET", b"POST", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE", b"PATCH", b"PRI")
 )
@@ -88,6 +90,24 @@ def parse(line: bytes) -> Command:
     if match is None:
         raise BadCommand(Answer.BAD_SYNTAX, f"no command: {line[:60]!r}")
     return Command(line, match[1].upper(), match[2] or b"")
+
+
+#: What needs no argument and comes with every message.
+_BARE: Final = {word + b"\r\n": Command(word, word, b"") for word in (b"DATA", b"RSET", b"NOOP", b"QUIT")}
+
+
+def parse_whole(data: bytes) -> Command | None:
+    """The command in `data`, where that is one line from end to end: the short way through `Lines` and `parse`.
+
+    None: it is something else, or too long; take the long way, which knows what to answer.
+    """
+    bare = _BARE.get(data)
+    if bare is not None:
+        return bare
+    match = _WHOLE.fullmatch(data)
+    if match is None or len(data) > MAX_COMMAND_BYTES:
+        return None
+    return Command(data[:-2], match[1].upper(), match[2] or b"")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ _BEFORE_TLS: Final = _HELLOS | {b"STARTTLS", b"NOOP", b"RSET", b"HELP", b"QUIT"}
 _REPEATABLE: Final = _HELLOS | {b"MAIL", b"RCPT", b"DATA", b"RSET", b"NOOP", b"VRFY", b"QUIT"}
 #: Only between Exchange servers. XEXCH50 is followed by bytes that nobody frames any more.
 _EXCHANGE: Final = frozenset((b"X-EXPS", b"X-ANONYMOUSTLS"))
+#: Never a browser's, a forwarder's or ours to answer: only TLS and the order of things can stand in their way.
+_ORDINARY: Final = _HELLOS | {b"MAIL", b"RCPT", b"DATA", b"RSET", b"NOOP", b"QUIT"}
 _NEVER: Final = {
     b"XEXCH50": Answer.UNKNOWN_COMMAND,
     b"TURN": Answer.NOT_IMPLEMENTED,  # the two sides would change roles
@@ -65,6 +67,10 @@ class Expect(Enum):
     TLS = "a TLS handshake"  # bytes read before it: close both sides (RFC 3207 section 4.2, STARTTLS injection)
     RELAY = "bytes of a protocol that is not ours"  # Exchange's X-ANONYMOUSTLS: relay both ways, nothing left to see
     END = "nothing more"  # do not read; close when the last reply is passed on
+
+
+#: What follows a command that was passed on, where it is not a command.
+_AFTER: Final = {**dict.fromkeys(_ENDS_GROUP, Expect.REPLY), b"QUIT": Expect.END}
 
 
 class OutOfStep(ValueError):
@@ -117,6 +123,10 @@ class _Entry:
     text: str = ""
     closes: bool = False
     ends_message: bool = False
+
+
+#: The end of a message; the same for all, because nothing of it changes.
+_FINAL_DOT: Final = _Entry(Command(b".", b".", b""), ends_message=True)
 
 
 class Dialogue:
@@ -184,10 +194,11 @@ class Dialogue:
         if answer is not None:
             self.refuse(command, answer)
             return False
+        verb = command.verb
         self.fruitless += 1
         self._under_way.append(_Entry(command))
-        self.expects = self._after(command.verb)
-        if command.verb == b"BDAT":
+        self.expects = _AFTER.get(verb, Expect.COMMAND)
+        if verb == b"BDAT":
             chunk = parse_bdat(command)
             self.chunk_bytes += chunk.size
             self._under_way[-1].ends_message = chunk.last
@@ -218,7 +229,7 @@ class Dialogue:
     def data_ended(self) -> None:
         """The final dot went to the server: its verdict is outstanding, and the client may go on."""
         assert self.expects is Expect.DATA
-        self._under_way.append(_Entry(Command(b".", b".", b""), ends_message=True))
+        self._under_way.append(_FINAL_DOT)
         self.expects = Expect.COMMAND
 
     def chunk_ended(self) -> None:
@@ -242,22 +253,29 @@ class Dialogue:
         Raises:
             OutOfStep: it cannot be the reply to what comes next in order.
         """
-        if self._unfinished and (reply.positive or reply.code < 400):
+        code = reply.code
+        if code < 400 and self._unfinished:
             raise OutOfStep(f"server said {reply.words()!r} before the message was sent to its end")
         if not self._under_way:
             return self._unasked(reply)
         entry = self._under_way[0]
-        self._check_fits(entry, reply)
-        if reply.code != 334:
+        verb = entry.command.verb
+        if entry.answer is not None or 300 <= code < 400 or verb == b"DATA":
+            self._check_fits(entry, reply)
+        if code != 334:
             self._under_way.popleft()
         self._learn(entry, reply)
-        closes = reply.code == 421 or entry.command.verb == b"QUIT"
+        if self.expects is Expect.REPLY:
+            self._go_on(verb, reply)
+        closes = code == 421 or verb == b"QUIT"
         if closes:
             self._end()
         return Relay(reply, entry.command, entry.ends_message, closes)
 
     def due(self) -> Due | None:
         """Own answers that have nothing of the server's in front of them any more."""
+        if not self._under_way or self._under_way[0].answer is None:
+            return None
         data = bytearray()
         while self._under_way and (answer := self._under_way[0].answer) is not None:
             entry = self._under_way.popleft()
@@ -320,6 +338,16 @@ class Dialogue:
     def _ruling(self, command: Command) -> Answer | None:
         """The answer of our own that this command gets; None: the server answers."""
         verb = command.verb
+        if verb not in _ORDINARY and (answer := self._extraordinary(command)) is not None:
+            return answer
+        if not self.secured and (missing := self._missing_tls(verb)) is not None:
+            return missing
+        if verb in _NEEDS_HELO and self.helo is None:
+            return Answer.SEND_HELO
+        return _bad_chunk(command) if verb == b"BDAT" else None
+
+    def _extraordinary(self, command: Command) -> Answer | None:
+        verb = command.verb
         if command.is_http:
             return Answer.FOREIGN_PROTOCOL
         if command.impersonates:
@@ -328,13 +356,7 @@ class Dialogue:
             return Answer.UNKNOWN_COMMAND
         if verb in _NEVER:
             return _NEVER[verb]
-        if verb == b"STARTTLS":
-            return self._starttls(command)
-        if not self.secured and (missing := self._missing_tls(verb)) is not None:
-            return missing
-        if verb in _NEEDS_HELO and self.helo is None:
-            return Answer.SEND_HELO
-        return _bad_chunk(command) if verb == b"BDAT" else None
+        return self._starttls(command) if verb == b"STARTTLS" else None
 
     def _missing_tls(self, verb: bytes) -> Answer | None:
         if self._rules.tls_required and verb not in _BEFORE_TLS:
@@ -355,12 +377,6 @@ class Dialogue:
         if self.in_transaction or any(entry.command.verb == b"MAIL" for entry in self._under_way):
             return Answer.IN_TRANSACTION
         return Answer.TLS_READY
-
-    @staticmethod
-    def _after(verb: bytes) -> Expect:
-        if verb == b"QUIT":
-            return Expect.END
-        return Expect.REPLY if verb in _ENDS_GROUP else Expect.COMMAND
 
     # ------------------------------------------------------------ replies
 
@@ -410,7 +426,6 @@ class Dialogue:
             self.authenticated |= reply.code == 235
         elif verb not in _REPEATABLE and verb != b"BDAT" and reply.positive:
             self._unknown_used |= verb not in (b"HELP", b"EXPN", b"ETRN")
-        self._go_on(verb, reply)
 
     def _transaction(self, is_open: bool) -> None:
         if is_open != self.in_transaction:
@@ -418,9 +433,7 @@ class Dialogue:
         self.in_transaction = is_open
 
     def _go_on(self, verb: bytes, reply: Reply) -> None:
-        """What the client may say now, if it was waiting."""
-        if self.expects is not Expect.REPLY:
-            return
+        """What the client, which was waiting, may say now."""
         if reply.code == 354:
             self.expects = Expect.DATA
         elif reply.code == 334:

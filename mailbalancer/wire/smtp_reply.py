@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mailbalancer.wire.mail_lines import BadLine, LineFault, Lines
@@ -21,6 +22,9 @@ MAX_LINES: Final = 256
 MAX_REPLY_BYTES: Final = 65536
 
 _LINE: Final = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
+#: A whole reply of one line, as `Lines` and `_LINE` would take it; servers answer most commands in the same few words.
+_WHOLE: Final = re.compile(rb"([2-5][0-5][0-9])(?: ([^\x00-\x1f\x7f]*+))?\r\n")
+_UNPRINTABLE: Final = re.compile(rb"[^\x20-\x7e]")
 _ENHANCED: Final = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:[ ]|\Z)")
 
 
@@ -68,7 +72,7 @@ class Reply:
     def words(self) -> str:
         """The reply on one line, for a log: printable ASCII, at most 200 characters."""
         text = b" ".join((b"%d" % self.code, *self.lines))[:200]
-        return "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in text)
+        return _UNPRINTABLE.sub(b"?", text).decode("ascii")
 
 
 class Replies:
@@ -85,11 +89,18 @@ class Replies:
     @property
     def clean(self) -> bool:
         """Nothing is half read: bytes that are here before a TLS handshake would have been injected (RFC 3207)."""
-        return not self._lines and not self._texts
+        return not self._lines.held and not self._texts
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add what the server sent."""
         self._lines.feed(data)
+
+    def only(self, data: bytes) -> Reply | None:
+        """The reply in `data`, where nothing waits and it is one reply of one line, and taken: the short way through
+        `feed` and `next`. None: nothing has happened, take the long way."""
+        if self._lines.held or self._texts or len(data) > MAX_LINE_BYTES:
+            return None
+        return _whole(data)
 
     def next(self) -> Reply | None:
         """The next reply; None: it is not complete.
@@ -132,6 +143,12 @@ class Replies:
         self._texts.clear()
         self._raw.clear()
         return reply
+
+
+@lru_cache(maxsize=256)
+def _whole(data: bytes) -> Reply | None:
+    match = _WHOLE.fullmatch(data)
+    return Reply(int(match[1]), (match[2] or b"",), data) if match is not None else None
 
 
 def _limit(fault: LineFault) -> str:

@@ -19,7 +19,10 @@ from mailbalancer.balance.source_limits import SourceLimits
 from mailbalancer.ipc.board import Availability, Count
 from mailbalancer.ipc.messages import Remark, Up
 from mailbalancer.model import MemberKey, SourceKey
+from mailbalancer.wire.smtp_answers import render_greeting
 from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, parse_lines, shown
+from mailbalancer.wire.smtp_data import BareNewlines
+from mailbalancer.wire.smtp_dialogue import Rules
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.placement import Placement
 from mailbalancer.worker.service import Seeker, Service, Target
@@ -67,6 +70,15 @@ class MailService(Service):
             exchange=mail.smtp.exchange,
             max_message_bytes=mail.smtp.policy.max_message_bytes,
         )
+        self.rules = Rules(
+            starttls=self.client_starttls in ("offer", "require"),
+            tls_required=self.client_starttls == "require",
+            auth_needs_tls=self.client_starttls in ("offer", "require"),
+            exchange=mail.smtp.exchange,
+        )
+        self.greeting = render_greeting(mail.host, mail.smtp.banner)
+        self.judged = _judged(mail.smtp.policy)
+        self.bare_newlines = BareNewlines(mail.smtp.bare_newlines)
         self._stated = parse_lines([line.encode() for line in mail.smtp.capabilities])
         self._servers = frozenset(member.real_server for member in config.pool.members)
         self._capabilities = {name: known for name, known in self._capabilities.items() if name in self._servers}
@@ -192,8 +204,8 @@ class MailService(Service):
         target = session.target
         return (
             target is not None
-            and session.held_table is None
             and self._engine.view.availability(target.slot) != _READY
+            and session.held_table is None
             and self.has_another(session)
         )
 
@@ -207,3 +219,11 @@ class MailService(Service):
     def count_refused(self) -> None:
         """A client was turned away."""
         self._refused("")
+
+
+def _judged(policy: model.MailPolicy) -> frozenset[bytes]:
+    """The commands that this policy has something to say about; nobody else's are held against it."""
+    mail = policy.senders_allow or policy.senders_deny or policy.max_message_bytes or policy.messages_per_source_minute
+    rcpt = policy.recipient_domains is not None or policy.recipients_per_source_minute
+    verbs = {b"MAIL": mail, b"RCPT": rcpt, b"BDAT": policy.max_message_bytes}
+    return frozenset(verb for verb, is_judged in verbs.items() if is_judged)

@@ -23,7 +23,7 @@ from mailbalancer.log import one_line
 from mailbalancer.model import Endpoint
 from mailbalancer.wire import proxy_header
 from mailbalancer.wire.mail_lines import BadLine, LineFault, Lines
-from mailbalancer.wire.smtp_answers import Answer, render_greeting
+from mailbalancer.wire.smtp_answers import Answer
 from mailbalancer.wire.smtp_bdat import ChunkBody, parse_bdat
 from mailbalancer.wire.smtp_capabilities import parse_ehlo, render_ehlo
 from mailbalancer.wire.smtp_command import (
@@ -35,9 +35,10 @@ from mailbalancer.wire.smtp_command import (
     parse,
     parse_mail,
     parse_rcpt,
+    parse_whole,
 )
 from mailbalancer.wire.smtp_data import BareNewlines, DataBody
-from mailbalancer.wire.smtp_dialogue import Dialogue, Expect, OutOfStep, Rules
+from mailbalancer.wire.smtp_dialogue import Dialogue, Expect, OutOfStep
 from mailbalancer.wire.smtp_opening import Failed, Opening, Plan, Ready, Secure, Send, Step
 from mailbalancer.wire.smtp_reply import BadReply, Replies, Reply
 from mailbalancer.wire.smtp_xclient import Client
@@ -68,8 +69,9 @@ _ANSWERS: Final = {
     Objection.RECIPIENT_RATE: Answer.TOO_MANY_RECIPIENTS,
 }
 _HELLOS: Final = (b"EHLO", b"HELO")
-_JUDGED: Final = (b"MAIL", b"RCPT", b"BDAT")
 _MOVES_AT: Final = (b"MAIL", b"RSET")
+#: Replies by which a server may say that it wants no more of us.
+_UNWILLING: Final = (421, 452)
 
 
 class SmtpSession(MailSession):
@@ -97,14 +99,7 @@ class SmtpSession(MailSession):
     def __init__(
         self, engine: Engine, service: MailService, endpoint: Endpoint, client: socket.socket, address: str, port: int
     ) -> None:
-        starttls = service.client_starttls
-        rules = Rules(
-            starttls=starttls in ("offer", "require"),
-            tls_required=starttls == "require",
-            auth_needs_tls=starttls in ("offer", "require"),
-            exchange=service.mail.smtp.exchange,
-        )
-        self._dialogue = Dialogue(rules, secured=starttls == "implicit")
+        self._dialogue = Dialogue(service.rules, secured=service.client_starttls == "implicit")
         self._lines = Lines(MAX_AUTH_BYTES)
         self._replies = Replies()
         self._opening: Opening | None = None
@@ -185,10 +180,9 @@ class SmtpSession(MailSession):
         if not self.client.is_quiet():
             self._spoke_out_of_turn()
             return
-        mail = self.service.mail
         self.greeted = True
         self._dialogue.greeted()
-        self.tell_client(render_greeting(mail.host, mail.smtp.banner))
+        self.tell_client(self.service.greeting)
 
     # ------------------------------------------------------------ another server
 
@@ -231,19 +225,31 @@ class SmtpSession(MailSession):
             self.tell_server(data)
             self._regulate()
             return
-        if self._lines or self.stage != Stage.TALKING:
+        if self._lines.held or self.stage != Stage.TALKING:
             self._lines.feed(data)
         elif self._body is not None:
             self._pass_body(bytes(data))
         elif self._chunk is not None:
             self._pass_chunk(bytes(data))
-        else:
+        elif not self._take_whole(bytes(data)):
             self._lines.feed(data)
         self._go_on()
 
+    def _take_whole(self, data: bytes) -> bool:
+        """The short way for what most clients send most of the time: one command, whole and alone, with nothing of
+        theirs waiting. False: nothing has happened, and the long way through `_go_on` decides."""
+        if self._dialogue.expects is not Expect.COMMAND or not self._may_go_on():
+            return False
+        command = parse_whole(data)
+        if command is None:
+            return False
+        if not self._is_too_much():
+            self._command(command)
+        return True
+
     def _go_on(self) -> None:
         """Everything the client has said that can be dealt with now."""
-        while self._lines and self.stage == Stage.TALKING and self._may_go_on() and self._step():
+        while self._lines.held and self.stage == Stage.TALKING and self._may_go_on() and self._step():
             pass
         if self.stage == Stage.TALKING:
             self._regulate()
@@ -264,7 +270,7 @@ class SmtpSession(MailSession):
             return self._read_command()
         if expects is Expect.AUTH_LINE:
             return self._read_auth_line()
-        if self._lines and expects is Expect.REPLY:
+        if self._lines.held and expects is Expect.REPLY:
             self._spoke_out_of_turn()
         return False
 
@@ -287,7 +293,7 @@ class SmtpSession(MailSession):
         """Read the client only while what it says can go somewhere."""
         link = self.link
         waits = self._held is not None or self._shakes or self._half_closed
-        if link is not None and (link.blocked or (self._lines and not self._listens())):
+        if link is not None and (link.blocked or (self._lines.held and not self._listens())):
             waits = True
         if waits is not self._waits:
             self._waits = waits
@@ -341,8 +347,7 @@ class SmtpSession(MailSession):
             line = self._lines.next()
             if line is None:
                 return False
-            if self._is_fruitless():
-                self.dismiss(Answer.TOO_MANY_COMMANDS.render(), "too_many_commands")
+            if self._is_too_much():
                 return False
             command = parse(line)
         except BadLine as error:
@@ -357,9 +362,13 @@ class SmtpSession(MailSession):
         self._command(command)
         return True
 
-    def _is_fruitless(self) -> bool:
-        recipients = self._message.recipients if self._message is not None else 0
-        return self._dialogue.fruitless - recipients > FRUITLESS
+    def _is_too_much(self) -> bool:
+        """Whether this was one command too many without a message; the client has been sent away then."""
+        fruitless = self._dialogue.fruitless
+        if fruitless <= FRUITLESS or (self._message is not None and fruitless - self._message.recipients <= FRUITLESS):
+            return False
+        self.dismiss(Answer.TOO_MANY_COMMANDS.render(), "too_many_commands")
+        return True
 
     def _refuse_line(self, answer: Answer) -> None:
         self._parting = answer.name.lower()
@@ -380,14 +389,13 @@ class SmtpSession(MailSession):
     def _command(self, command: Command) -> None:
         dialogue = self._dialogue
         verb = command.verb
-        if self._engine.stopping and verb == b"MAIL" and dialogue.may_move:
+        if verb == b"MAIL" and self._engine.stopping and dialogue.may_move:
             self.dismiss(self.sentence(Say.STOPPING), "stopped")
             return
-        refusal = self._refusal(command) if verb in _JUDGED else None
-        if refusal is not None:
+        if verb in self.service.judged and (refusal := self._refusal(command)) is not None:
             self._refuse(command, refusal)
             return
-        moves = verb in _MOVES_AT and dialogue.may_move and dialogue.helo is not None and self.service.is_leaving(self)
+        moves = verb in _MOVES_AT and self.service.is_leaving(self) and dialogue.may_move and dialogue.helo is not None
         if not dialogue.take(command):
             self._answer()
         elif moves:
@@ -437,7 +445,7 @@ class SmtpSession(MailSession):
             self._begin_tls()
 
     def _begin_tls(self) -> None:
-        if self._lines:
+        if self._lines.held:
             self.last_failure = "the client sent more behind STARTTLS"
             self.end("starttls_injection", reset=True)
         elif self.client.blocked:
@@ -512,7 +520,7 @@ class SmtpSession(MailSession):
 
     def _begin_data(self) -> None:
         """The server has said 354."""
-        policy = BareNewlines(self.service.mail.smtp.bare_newlines)
+        policy = self.service.bare_newlines
         if policy is BareNewlines.REJECT and self._dialogue.authenticated:
             policy = BareNewlines.NORMALISE  # a user's own program may be old; nobody else's message can be split by it
         self._body = DataBody(policy, self.service.policy.config.max_message_bytes)
@@ -594,6 +602,8 @@ class SmtpSession(MailSession):
         if message is None or target is None:
             return
         engine.ints[engine.cell(target.slot, Count.MESSAGES if accepted else Count.MESSAGES_REFUSED)] += 1
+        if not engine.log.says("info"):
+            return
         helo, one = self._dialogue.helo, self.service.class_of(self.address)
         fields = {"class": one.name} if one is not None else {}
         engine.log.info(
@@ -622,22 +632,34 @@ class SmtpSession(MailSession):
         if self.stage == Stage.RELAYING:
             self.tell_client(data)
             return
+        reply = self._replies.only(bytes(data))
+        if reply is not None:
+            self._hear(reply)
+        elif not self._hear_all(data):
+            return
+        if self._lines.held or self._waits or self._half_closed:
+            self._go_on()
+
+    def _hear_all(self, data: memoryview) -> bool:
+        """Whatever replies these bytes complete. False: they were none."""
         self._replies.feed(data)
         link = self.link
         try:
             while self.link is link and (reply := self._replies.next()) is not None:
-                if self._opening is not None:
-                    self._do(self._opening.reply(reply))
-                else:
-                    self._take_reply(reply)
+                self._hear(reply)
         except BadReply as error:
             self._confused(str(error))
-            return
-        if self._lines or self._waits or self._half_closed:
-            self._go_on()
+            return False
+        return True
+
+    def _hear(self, reply: Reply) -> None:
+        if self._opening is None:
+            self._take_reply(reply)
+        else:
+            self._do(self._opening.reply(reply))
 
     def _take_reply(self, reply: Reply) -> None:
-        if (reply.code == 421 or reply.overloaded) and self._asks_another(reply):
+        if reply.code in _UNWILLING and (reply.code == 421 or reply.overloaded) and self._asks_another(reply):
             return
         dialogue = self._dialogue
         try:
@@ -651,14 +673,19 @@ class SmtpSession(MailSession):
             self._end_message(reply)
         if not self.tell_client(data):
             return
-        if verb == b"QUIT" and relay.closes and not self.client.blocked:
-            self.end("client_quit")
-        elif relay.closes:
-            self.dismiss(b"", "client_quit" if verb == b"QUIT" else "server_closed")
+        if relay.closes:
+            self._close_after(verb)
         elif dialogue.expects is Expect.RELAY:
             self._begin_relay()
         else:
             self._answer()
+
+    def _close_after(self, verb: bytes) -> None:
+        """The server's last reply is passed on."""
+        if verb == b"QUIT" and not self.client.blocked:
+            self.end("client_quit")
+        else:
+            self.dismiss(b"", "client_quit" if verb == b"QUIT" else "server_closed")
 
     def _learn(self, verb: bytes, reply: Reply) -> bytes:
         """What follows from a reply here; returns what the client is told."""
@@ -685,7 +712,7 @@ class SmtpSession(MailSession):
     def _end_message(self, reply: Reply) -> None:
         """The server's verdict."""
         self._body = None
-        self._log_message(reply.words(), accepted=reply.positive)
+        self._log_message(reply.words() if self._engine.log.says("info") else "", accepted=reply.positive)
         if reply.positive:
             self.passed_over += self.tried
             self.tried = ()

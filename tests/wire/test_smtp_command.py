@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailbalancer.wire.mail_lines import BadLine, Lines
 from mailbalancer.wire.smtp_answers import Answer
-from mailbalancer.wire.smtp_command import BadCommand, parse, parse_mail, parse_rcpt
+from mailbalancer.wire.smtp_command import (
+    MAX_AUTH_BYTES,
+    MAX_COMMAND_BYTES,
+    BadCommand,
+    Command,
+    parse,
+    parse_mail,
+    parse_rcpt,
+    parse_whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -158,3 +168,52 @@ def test_no_bytes_break_the_parser(data: bytes) -> None:
             assert command.raw == prefix + data + b"\r\n"
             parse_mail(command)
             parse_rcpt(command)
+
+
+def the_long_way(data: bytes) -> Command | None:
+    """The command, if these bytes are one line that is a command, and not too long, and nothing else."""
+    lines = Lines(MAX_AUTH_BYTES)
+    lines.feed(data)
+    try:
+        line = lines.next()
+        return parse(line) if line is not None and not lines.held and len(data) <= MAX_COMMAND_BYTES else None
+    except (BadLine, BadCommand):
+        return None
+
+
+_WORDS = [b"MAIL", b"mail", b"DATA", b"Quit", b"RSET", b"X-EXPS", b"AUTH", b"1", b" ", b"  ", b"FROM:<a@b>", b":", b"-"]
+_ODD = [
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"\0",
+    b"\t",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b"\x0b",
+    b"\x1c",
+    b".",
+    b"x" * 2030,
+    b"<",
+    b"\x85",
+]
+
+
+@given(
+    st.lists(st.sampled_from(_WORDS + _ODD), max_size=6).map(b"".join), st.sampled_from([b"\r\n", b"\n", b"\r", b""])
+)
+def test_the_short_way_reads_as_the_long_way(text: bytes, end: bytes) -> None:
+    assert parse_whole(text + end) == the_long_way(text + end)
+
+
+@pytest.mark.parametrize("length", range(MAX_COMMAND_BYTES - 2, MAX_COMMAND_BYTES + 3))
+def test_the_short_way_has_the_same_limit(length: int) -> None:
+    data = b"NOOP " + b"x" * (length - 7) + b"\r\n"
+    assert parse_whole(data) == the_long_way(data)
+    assert (parse_whole(data) is None) is (length > MAX_COMMAND_BYTES)
+
+
+@given(st.binary(max_size=40))
+def test_the_short_way_takes_any_bytes_as_the_long_way(data: bytes) -> None:
+    assert parse_whole(data) == the_long_way(data)

@@ -110,3 +110,54 @@ def test_clean_tells_what_was_injected_before_tls() -> None:
 @given(st.binary(max_size=80), st.integers(1, 10))
 def test_any_split_gives_the_same(data: bytes, step: int) -> None:
     assert read(data, step) == read(data, max(len(data), 1))
+
+
+def the_long_way(data: bytes) -> Reply | None:
+    """The reply, if these bytes are one reply of one line, and nothing else."""
+    replies = Replies()
+    replies.feed(data)
+    try:
+        reply = replies.next()
+    except BadReply:
+        return None
+    return reply if reply is not None and replies.clean and reply.raw.count(b"\n") == 1 else None
+
+
+_PIECES = [
+    b"250",
+    b"354",
+    b"199",
+    b"600",
+    b"2",
+    b" ",
+    b"-",
+    b"2.0.0",
+    b"Ok",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"\0",
+    b"\t",
+    b"\x7f",
+]
+_ENDS = [b"\r\n", b"\n", b"\r", b""]
+
+
+@given(st.lists(st.sampled_from([*_PIECES, b"\xff", b"x" * 2040]), max_size=6).map(b"".join), st.sampled_from(_ENDS))
+def test_the_short_way_reads_as_the_long_way(text: bytes, end: bytes) -> None:
+    assert Replies().only(text + end) == the_long_way(text + end)
+
+
+@pytest.mark.parametrize("length", range(MAX_LINE_BYTES - 2, MAX_LINE_BYTES + 3))
+def test_the_short_way_has_the_same_limit(length: int) -> None:
+    data = b"250 " + b"x" * (length - 6) + b"\r\n"
+    assert Replies().only(data) == the_long_way(data)
+    assert (Replies().only(data) is None) is (length > MAX_LINE_BYTES)
+
+
+@pytest.mark.parametrize("before", [b"2", b"250-first\r\n", b"250-first\r\n2"])
+def test_the_short_way_is_closed_behind_half_a_reply(before: bytes) -> None:
+    replies = Replies()
+    replies.feed(before)
+    assert replies.next() is None
+    assert replies.only(b"250 last\r\n") is None
