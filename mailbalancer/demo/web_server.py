@@ -26,6 +26,15 @@ SESSION = "cadata"
 LONGEST_WAIT_S = 3540
 #: How often something is said on a stream that has no news (MS-OXCMAPIHTTP calls it PENDING).
 PENDING_S = 5.0
+#: The page asks five times more and shows who answers.
+_AGAIN = """<p>Asked again: <b id="again"></b></p><script>
+(async () => {
+  for (let i = 0; i < 5; i++) {
+    const answer = await fetch("/owa/server");
+    document.getElementById("again").textContent += (await answer.text()).trim() + " ";
+  }
+})();
+</script>"""
 _FORM = (
     '<form method="post" action="/owa/auth.owa"><input name="username" placeholder="user">'
     '<input name="password" type="password"><button>sign in</button></form>'
@@ -88,6 +97,8 @@ class Exchange:
     async def _owa(self, request: web.Request, rest: str) -> web.StreamResponse:
         if rest == "auth.owa" and request.method == "POST":
             return await self._log_in(request)
+        if rest == "server":
+            return self._says(f"{self.name}\n")
         cookie = request.cookies.get(SESSION, "")
         user = self._sessions.get(cookie)
         if user is not None:
@@ -106,7 +117,7 @@ class Exchange:
 
     def _page(self, body: str) -> web.Response:
         head = f"<!doctype html><title>{self.name}</title><h1>Outlook</h1>"
-        return self._says(f"{head}{body}\n", "text/html")
+        return self._says(f"{head}{body}{_AGAIN}\n", "text/html")
 
     # ------------------------------------------------------------ logins by connection
 
