@@ -19,6 +19,7 @@ PACKAGES = {
     "ip": "iproute2",
     "nft": "nftables",
     "postconf": "postfix",
+    "promtool": "prometheus",
     "systemd-analyze": "systemd",
     "unshare": "util-linux",
 }

@@ -1,0 +1,179 @@
+"""The page in a real browser: looked at, typed into and operated as a person does it."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailbalancer.admin.tokens import Role
+from tests.admin.door import Door, open_door
+from tests.support.browser import Browser
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.live
+PAGE = Path(__file__).resolve().parents[2] / "mailbalancer" / "admin" / "page"
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    with open_door(tmp_path) as door:
+        door.make_tokens()
+        yield door
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with Browser() as browser:
+        browser.size(1280, 900)
+        yield browser
+
+
+def come_in(browser: Browser, door: Door, role: Role) -> None:
+    browser.open(f"http://127.0.0.1:{door.port}/")
+    browser.sees("Log in", "Token")
+    browser.type("#token", door.secrets[role])
+    browser.click("Log in")
+    browser.sees("Overview", "smtp", f"a-{role}")
+
+
+def test_a_server_is_drained_and_comes_back(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.OPERATE)
+    browser.run('location.hash = "#/service/smtp"')
+    browser.sees("ex1", "ex2", "not checked")
+    browser.click("drain ex2")
+    browser.sees("drain ex2 from smtp: 0 sessions, ends by")
+    assert door.balancer.real_server("smtp", "ex2")["admin"] == "enabled", "only said so far"
+    browser.click("drain", "dialog")
+    browser.sees("draining, ends in ")
+    assert door.balancer.real_server("smtp", "ex2")["admin"] == "draining"
+    first = browser.text().split("ends in ")[1][:5]
+    eventually(lambda: browser.text().split("ends in ")[1][:5] != first, what="the countdown counts")
+    browser.click("enable ex2")
+    browser.click("enable", "dialog")
+    eventually(lambda: door.balancer.real_server("smtp", "ex2")["admin"] == "enabled")
+
+
+def test_the_overview_follows_what_happens(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.READ)
+    browser.sees("all 2 services are well")
+    door.ask("POST", "/api/v1/real-servers/ex1/disable", {})
+    door.ask("POST", "/api/v1/real-servers/ex2/disable", {})
+    browser.sees("2 of 2 services refuse sessions", "0 of 2 ready: new sessions are refused")
+
+
+def test_who_may_only_read_sees_no_buttons(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.READ)
+    browser.run('location.hash = "#/service/smtp"')
+    browser.sees("ex1", "not checked")
+    assert browser.run('document.querySelectorAll("main button").length') == 0
+
+
+def test_a_changed_configuration_is_looked_at_applied_and_rolled_back(browser: Browser, door: Door) -> None:
+    original = door.file
+    come_in(browser, door, Role.ADMIN)
+    browser.run('location.hash = "#/configuration"')
+    browser.sees("History", "runs now")
+    browser.type("#text", original.replace("weight: 2", "weight: 0"))
+    browser.click("Check")
+    browser.sees("weight", "problem")
+    browser.type("#text", original.replace("weight: 2", "weight: 5"))
+    browser.click("Look at the change and apply")
+    browser.sees("+  ex2: {address: 127.0.0.2, weight: 5}")
+    assert door.file == original
+    browser.click("Apply", "dialog")
+    eventually(lambda: "weight: 5" in door.file)
+    eventually(lambda: "2 ·" in browser.text() and "runs now" in browser.text(), what="the history has it")
+    browser.run('[...document.querySelectorAll("details")].at(-1).open = true')
+    browser.click("Go back to this configuration")
+    browser.sees("-  ex2: {address: 127.0.0.2, weight: 5}")
+    browser.click("Apply", "dialog")
+    eventually(lambda: door.file == original)
+
+
+def test_a_profile_is_filled_in_and_previewed(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.ADMIN)
+    browser.run('location.hash = "#/profile/dns"')
+    browser.sees("Fill in")
+    for field, words in (("#name", "names"), ("#vip", "127.0.0.9"), ("#servers", "ex1, ex2")):
+        browser.type(field, words)
+    browser.click("Look at the resulting YAML")
+    browser.sees("+    profile: dns", "+    vip: 127.0.0.9")
+
+
+def test_every_page_has_something_to_say(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.ADMIN)
+    for name, words in {
+        "real-servers": "drain everywhere",
+        "events": "ready with 2 workers",
+        "profiles": "Exchange 2019",
+        "certificates": "no certificate",
+        "audit": "Who changed what",
+    }.items():
+        browser.run(f'location.hash = "#/{name}"')
+        browser.sees(words)
+
+
+def test_what_strangers_send_is_never_html(browser: Browser, door: Door) -> None:
+    evil = "<img src=x onerror=document.title='hacked'>"
+    connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+    connection.request("GET", "/api/v1/services", headers={"User-Agent": evil, "Authorization": f"Bearer {evil}"})
+    connection.getresponse().read()
+    text = door.file + f"# {evil}\n"
+    door.ask("PUT", "/api/v1/config", {"text": text}, If_Match="*")
+    door.ask("POST", "/api/v1/persistence/clear", {"group": evil})
+    come_in(browser, door, Role.ADMIN)
+    for name in ("configuration", "audit", "events"):
+        browser.run(f'location.hash = "#/{name}"')
+        eventually(lambda: browser.run('document.querySelector("main h1") !== null'))
+    assert browser.run("document.title") == "mailbalancer"
+    assert browser.run('document.querySelectorAll("main img, main script").length') == 0
+
+
+@pytest.mark.parametrize("name", [path.name for path in PAGE.glob("*.js")])
+def test_no_script_parses_html(name: str) -> None:
+    text = (PAGE / name).read_text()
+    for word in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "DOMParser",
+    ):
+        assert word not in text
+    assert "://" not in text.replace('"http://www.w3.org/2000/svg"', ""), "nothing comes from elsewhere"
+
+
+def test_the_keyboard_is_enough(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.OPERATE)
+    browser.run('location.hash = "#/service/smtp"')
+    browser.sees("not checked")
+    focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+    for _ in range(40):
+        browser.press("Tab")
+        if browser.run(focused) == "drain ex1":
+            break
+    browser.press("Enter")
+    browser.sees("drain ex1 from smtp")
+    assert browser.run(focused) == "drain"
+    browser.press("Escape")
+    eventually(lambda: not browser.run('document.querySelector("dialog").open'))
+    assert door.balancer.real_server("smtp", "ex1")["admin"] == "enabled"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_is_wider_than_the_window(browser: Browser, door: Door, width: int) -> None:
+    browser.size(width, 800, phone=width < 500, dark=width < 500)
+    come_in(browser, door, Role.ADMIN)
+    keep = [socket.create_connection(("127.0.0.1", int(door.get("/services/smtp")["listen"][0].split(":")[1])))]
+    for name in ("", "service/smtp", "configuration", "profile/exchange-2019", "events", "audit", "certificates"):
+        browser.run(f'location.hash = "#/{name}"')
+        eventually(lambda: browser.run('document.querySelector("main h1") !== null'))
+        assert browser.run("document.documentElement.scrollWidth <= innerWidth"), name
+    for connection in keep:
+        connection.close()
