@@ -73,7 +73,12 @@ class Stage(IntEnum):
     OVER = 6
 
 
+# Under names of this module: to reach a member through its enumeration costs more than what is done with it.
 _SHAKING, _IDLE, _HEAD, _SEEKING, _EXCHANGE, _CLOSING, _OVER = Stage
+_CHUNKED: Final = Kind.CHUNKED
+_TUNNEL: Final = Kind.TUNNEL
+_UNTIL_CLOSE: Final = Kind.UNTIL_CLOSE
+_NO_WAIT: Final = Wait.NOT
 
 
 class HttpConnection:
@@ -201,8 +206,8 @@ class HttpConnection:
 
     def readable(self, stream: Stream) -> None:
         stage = self.stage
-        if stage == _SEEKING or (
-            stage == _EXCHANGE and self._body is None and len(self._in) >= len(self.service.buffer)
+        if stage is _SEEKING or (
+            stage is _EXCHANGE and self._body is None and len(self._in) >= len(self.service.buffer)
         ):
             stream.pause()
             return
@@ -212,24 +217,26 @@ class HttpConnection:
         except OSError:
             self.end("client_reset", reset=True)
             return
-        if n > 0:
-            self.active_at = self._engine.reactor.now
-            self._take(stage, buffer[:n])
-        elif n != NOTHING:
-            self._client_finished()
-
-    def _take(self, stage: int, data: memoryview) -> None:
-        if stage == _EXCHANGE and self._body is not None:
-            self._pass_body(data)
-        elif stage != _CLOSING:
-            if not self._in:
-                self._in = bytes(data)
-            else:
-                if isinstance(self._in, bytes):
-                    self._in = bytearray(self._in)
-                self._in += data
+        if n <= 0:
+            if n != NOTHING:
+                self._client_finished()
+            return
+        self.active_at = self._engine.reactor.now
+        if stage is _EXCHANGE and self._body is not None:
+            self._pass_body(buffer[:n])
+        elif stage is not _CLOSING:
+            self._keep(buffer[:n])
             if stage <= _HEAD:
                 self._read_requests()
+
+    def _keep(self, data: memoryview) -> None:
+        """A head, or the beginning of one, or what follows the request at hand."""
+        if not self._in:
+            self._in = bytes(data)
+        elif isinstance(self._in, bytearray):
+            self._in += data
+        else:
+            self._in = bytearray(self._in + data)
 
     def _client_finished(self) -> None:
         """The client has ended its half. One whose request is complete may be waiting for the answer."""
@@ -239,11 +246,11 @@ class HttpConnection:
             self._body = None
             if self.link is not None and self.link.stream is not None:
                 self.link.stream.finish()
-        elif self.stage == _EXCHANGE and self._body is None:
+        elif self.stage is _EXCHANGE and self._body is None:
             self._client.pause()
             self._by(self._engine.reactor.now + AFTER_CLIENT_CLOSED_S)
         else:
-            self.end("client_closed", reset=self.stage == _EXCHANGE)
+            self.end("client_closed", reset=self.stage is _EXCHANGE)
 
     def _read_requests(self) -> None:
         """Those that can be answered without a server, and the first that cannot."""
@@ -268,7 +275,7 @@ class HttpConnection:
         head, now = asked.head, self._engine.reactor.now
         self._seen = 0
         self._in = data[head.length :] if len(data) > head.length else b""
-        if self.stage == _IDLE:
+        if self.stage is _IDLE:
             self.head_at = now
         self.asked, self.head, self.asked_at = asked, head, now
         self.sent_at = self.first_at = 0.0
@@ -293,7 +300,7 @@ class HttpConnection:
     def _await_head(self) -> None:
         """The beginning of a head is there; the rest has its deadline."""
         self._seen = len(self._in)
-        if self.stage == _IDLE and self._seen:
+        if self.stage is _IDLE and self._seen:
             self.stage = _HEAD
             self.head_at = self._engine.reactor.now
             self._by(self.head_at + self.service.http.limits.head_timeout_s)
@@ -387,7 +394,7 @@ class HttpConnection:
         named = b"" if head.authority else host_field(self._listening)
         self._out = b"".join((asked.before, self._identity, named, asked.after))
         self._body = None
-        if asked.framing.kind is not Kind.NONE and not self._begin_body(asked.framing):
+        if asked.has_body and not self._begin_body(asked.framing):
             return
         if asked.may_wait:
             self.poll.asked(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
@@ -427,7 +434,7 @@ class HttpConnection:
     def linked(self, link: ServerLink) -> None:
         """There is a connection to a server, new or its own."""
         self._send_request(link)
-        if self.stage == _EXCHANGE and not link.blocked and not self._finished:
+        if self.stage is _EXCHANGE and not link.blocked and not self._finished:
             self._client.resume()
 
     def unlinked(self, reason: str) -> None:
@@ -455,13 +462,13 @@ class HttpConnection:
         self.stage = _EXCHANGE
         self.expects_answer = True
         now = self._engine.reactor.now
-        if self.poll.wait is not Wait.NOT:
+        if self.poll.wait is not _NO_WAIT:
             self.poll.sent(link.slot, now + self._idle_s())
         self.active_at = now
         self._by(now + self._idle_s())
         self.sent_at = now
         link.send(out)
-        if self.stage == _EXCHANGE and self._body is not None and link.blocked:
+        if self.stage is _EXCHANGE and self._body is not None and link.blocked:
             self._client.pause()
 
     def _pass_body(self, data: memoryview) -> None:
@@ -475,7 +482,7 @@ class HttpConnection:
             return
         self.bytes_in += taken
         self._body_bytes += taken
-        if pieces and self.poll.wait is not Wait.NOT:
+        if pieces and self.poll.wait is not _NO_WAIT:
             self.poll.look_into(pieces[0])
         if taken < len(data):
             self._in = bytes(data[taken:])
@@ -483,14 +490,14 @@ class HttpConnection:
             self._body = None
         if link is not None and pieces:
             link.send(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            if link.blocked and self.stage == _EXCHANGE:
+            if link.blocked and self.stage is _EXCHANGE:
                 self._client.pause()
-        if body.done and self.stage == _EXCHANGE and not self.expects_answer:
+        if body.done and self.stage is _EXCHANGE and not self.expects_answer:
             self._exchange_done()
 
     def server_writable(self) -> None:
         """The server has taken everything: more of the request, please."""
-        if not self._finished and self.stage == _EXCHANGE:
+        if not self._finished and self.stage is _EXCHANGE:
             self._client.resume()
 
     # ------------------------------------------------------------ the server's answer
@@ -514,10 +521,10 @@ class HttpConnection:
         if link.tied and not self.tied:
             self.tied = True
             self._pin(link)
-        kind = answer.framing.kind
-        if kind is Kind.TUNNEL:
+        kind = answer.kind
+        if kind is _TUNNEL:
             self._open_tunnel()
-        elif kind is Kind.UNTIL_CLOSE or self._leaves(link, self.status):
+        elif kind is _UNTIL_CLOSE or self._leaves(link, self.status):
             self._closes = True
         route, server = asked.route, link.target.name
         raw = answer.finished.get(route) if asked.common and not self._closes else None
@@ -531,7 +538,7 @@ class HttpConnection:
     def _finish_head(self, answer: JudgedAnswer, asked: JudgedRequest, server: str) -> bytes:
         head, route = answer.head, asked.route
         old = not asked.head.minor
-        manner = Manner(self._closes, self.in_tunnel, old and answer.framing.kind is Kind.CHUNKED, old)
+        manner = Manner(self._closes, self.in_tunnel, old and answer.kind is _CHUNKED, old)
         raw = answer_head(self.service, route, server, head, answer.connection, manner)
         if asked.common and not self._closes and (b"set-cookie" not in head.values or not route.reads_cookies):
             answer.finished[route] = raw
@@ -570,7 +577,7 @@ class HttpConnection:
     def writable(self, stream: Stream) -> None:
         """The client has taken everything."""
         self.active_at = self._engine.reactor.now
-        if self.stage == _CLOSING:
+        if self.stage is _CLOSING:
             self._close_politely()
         elif self.stage <= _HEAD:
             self._read_requests()
@@ -580,7 +587,7 @@ class HttpConnection:
     def answered(self) -> None:
         """The answer is complete."""
         self.expects_answer = False
-        if self.stage != _EXCHANGE:
+        if self.stage is not _EXCHANGE:
             return
         if self._body is None:
             self._exchange_done()
@@ -595,7 +602,7 @@ class HttpConnection:
         link = self.link
         assert link is not None
         self._log()
-        if self.poll.wait is not Wait.NOT:
+        if self.poll.wait is not _NO_WAIT:
             self.poll.over(broken=False)
         if not link.persistent:
             self._drop_link()
@@ -665,12 +672,12 @@ class HttpConnection:
     def lost_link(self) -> None:
         """The connection to a server has ended between answers. A login that belonged to it is gone: the client must
         learn it. And where the answer came before the end of the request, the server wants no more of that."""
-        if self.stage == _EXCHANGE:
+        if self.stage is _EXCHANGE:
             self._exchange_done(unfinished=True)
             return
         ends = self.tied
         self._drop_link()
-        if ends and self.stage == _IDLE:
+        if ends and self.stage is _IDLE:
             self.end("server_closed")
 
     def server_finished(self) -> None:
@@ -749,7 +756,7 @@ class HttpConnection:
         deadline_at, act = self._deadline(now)
         if deadline_at <= now:
             act()
-        if self.stage != _OVER:
+        if self.stage is not _OVER:
             deadline_at, _ = self._deadline(now)
             self.poll.lasts(deadline_at)
             self._wheel_at = max(deadline_at, now + 0.1)
@@ -838,12 +845,12 @@ class HttpConnection:
 
     def leave_if_idle(self) -> None:
         """No more is served here: those that wait for nothing may go."""
-        if self.stage == _IDLE:
+        if self.stage is _IDLE:
             self.end("stopped")
 
     def end(self, reason: str, *, reset: bool = False) -> None:
         """Close both sides. `reset`: with RST, so that nothing looks complete that is not."""
-        if self.stage == _OVER:
+        if self.stage is _OVER:
             return
         self.poll.over(broken=True)
         if self.stage in (_SEEKING, _EXCHANGE) and not self._logged:

@@ -15,7 +15,7 @@ from typing import Final
 from mailbalancer.balance.http_routes import Routes
 from mailbalancer.wire.auth_taint import ties_request, ties_response
 from mailbalancer.wire.hop_by_hop import Connection, read_connection
-from mailbalancer.wire.http_body import Framing, request_framing, response_framing
+from mailbalancer.wire.http_body import Framing, Kind, request_framing, response_framing
 from mailbalancer.wire.http_head import RequestHead, RequestReader, ResponseHead, ResponseReader
 from mailbalancer.wire.recurring import LONGEST, Recurring
 from mailbalancer.worker.http_rewrite import request_parts
@@ -34,6 +34,7 @@ class JudgedRequest:
         ties: it authenticates, or begins to, for its whole connection.
         before, after: the head for the server; the lines that tell who the client is go between.
         returning: what it says about its client; None: that depends on where it comes from.
+        has_body: a body, if only of no bytes, is announced.
         may_wait: it may be one of those that wait for news.
         common: HTTP/1.1, and neither its method nor an upgrade changes what an answer means.
         by_rule: it is answered without a server.
@@ -48,6 +49,7 @@ class JudgedRequest:
         "common",
         "connection",
         "framing",
+        "has_body",
         "head",
         "may_wait",
         "returning",
@@ -61,6 +63,7 @@ class JudgedRequest:
         self.connection = connection
         self.ties = ties
         self.route = route
+        self.has_body = framing.kind is not Kind.NONE
         self.may_wait = head.method[0] in b"PR"
         self.common = head.minor == 1 and head.method not in (b"HEAD", b"CONNECT") and not connection.upgrade
         self.by_rule = route.redirect is not None or route.respond is not None or not route.pool.targets
@@ -114,19 +117,26 @@ class JudgedAnswer:
     """An answer as far as its head tells.
 
     Attributes:
-        framing, connection: what follows from `head` and the request it answers.
+        framing, kind, connection: what follows from `head` and the request it answers; `kind` is the framing's.
+        length: of the body; -1: not known from the head.
+        interim: it is a 1xx, and the answer proper is still to come.
+        persistent: the server is willing to go on after it.
         ties: it offers, continues or confirms the authentication of its whole connection.
         finished: by route, the head for the client of a common request whose connection goes on, without a cookie of
             ours and the empty line; for heads that are remembered.
     """
 
-    __slots__ = ("connection", "finished", "framing", "head", "ties")
+    __slots__ = ("connection", "finished", "framing", "head", "interim", "kind", "length", "persistent", "ties")
 
     def __init__(self, head: ResponseHead, framing: Framing, connection: Connection, ties: bool) -> None:
         self.head = head
         self.framing = framing
         self.connection = connection
         self.ties = ties
+        self.kind = kind = framing.kind
+        self.length = framing.length if kind in (Kind.LENGTH, Kind.NONE) else -1
+        self.interim = kind is Kind.NONE and head.status < 200
+        self.persistent = connection.persistent and kind is not Kind.UNTIL_CLOSE
         self.finished: dict[Route, bytes] = {}
 
 

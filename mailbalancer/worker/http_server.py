@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: A connection that was idle for longer is looked at before a request is sent on it: servers close idle ones.
 TRUSTED_IDLE_S = 0.5
-_KNOWN_LENGTH = (Kind.LENGTH, Kind.NONE)
+_CHUNKED = Kind.CHUNKED
 
 
 class ServerLink(Placement):
@@ -294,7 +294,7 @@ class ServerLink(Placement):
                 self._seen = 0
                 data = data[answer.head.length :]
                 self.tied = self.tied or answer.ties
-                if answer.head.status >= 200 or answer.framing.kind is not Kind.NONE:
+                if not answer.interim:
                     self._begin_answer(client, asked, answer, data)
                     return
                 client.pass_interim(answer)
@@ -305,14 +305,15 @@ class ServerLink(Placement):
         self, client: HttpConnection, asked: JudgedRequest, answer: JudgedAnswer, rest: memoryview
     ) -> None:
         """Pass a head on, with what is there of its body."""
-        framing, size = answer.framing, len(rest)
-        if not answer.connection.persistent or framing.kind is Kind.UNTIL_CLOSE:
+        size = len(rest)
+        if not answer.persistent:
             self.persistent = False
-        if framing.kind in _KNOWN_LENGTH and framing.length <= size:  # all of it is here
-            client.pass_head(answer, (rest[: framing.length],) if framing.length else ())
-            self._complete(client, framing.length == size)
+        length = answer.length
+        if 0 <= length <= size:  # all of it is here
+            client.pass_head(answer, (rest,) if length == size else (rest[:length],))
+            self._complete(client, length == size)
             return
-        body = open_body(framing, framing.kind is Kind.CHUNKED and not asked.head.minor, 502)
+        body = open_body(answer.framing, answer.kind is _CHUNKED and not asked.head.minor, 502)
         pieces, taken = body.feed(rest)
         self.body = body
         client.pass_head(answer, pieces)

@@ -25,7 +25,10 @@ from typing import Protocol
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.reactor import BROKEN, EDGES, FAILED, READ, WRITE
 
-_READING = select.EPOLLIN | select.EPOLLRDHUP
+_INPUT = select.EPOLLIN
+_READING = _INPUT | select.EPOLLRDHUP
+#: Raised in place of "not now".
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESET = struct.pack("ii", 1, 0)
 #: `receive`: nothing is there now.
 NOTHING = -1
@@ -63,6 +66,8 @@ class Stream:
         "_engine",
         "_mask",
         "_out",
+        "_recv_into",
+        "_send_to",
         "_shaking",
         "_tls",
         "_watched",
@@ -78,6 +83,8 @@ class Stream:
         self._engine = engine
         self.owner = owner
         self.sock = sock
+        self._recv_into: Callable[[memoryview, int], int] = sock.recv_into
+        self._send_to: Callable[[bytes | bytearray | memoryview], int] = sock.send
         self._tls: ssl.SSLSocket | None = None
         self._shaking = False
         self._out = bytearray()
@@ -121,6 +128,7 @@ class Stream:
         # wrap_socket has taken the descriptor over: the same number, so epoll and the reactor need not be told
         assert tls.fileno() == watched_as
         self.sock = self._tls = tls
+        self._recv_into, self._send_to = tls.recv_into, tls.send
         self._shaking = True
         self._shake()
 
@@ -161,10 +169,8 @@ class Stream:
             OSError: the connection broke.
         """
         try:
-            if self._tls is None:
-                return self.sock.recv_into(buffer)
-            return self._tls.recv_into(buffer)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return self._recv_into(buffer, len(buffer))  # told the size, SSLSocket makes no view to find it out
+        except _LATER:
             return NOTHING
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError) as error:
             self.truncated = isinstance(error, ssl.SSLEOFError)
@@ -191,8 +197,15 @@ class Stream:
         if self._out:
             self._out += data
             return
-        sent = self._send(data)
-        if sent < len(data):
+        size = len(data)
+        if size <= RECORD_BYTES or self._tls is None:
+            try:
+                sent = self._send_to(data)
+            except _LATER:
+                sent = 0
+        else:
+            sent = self._send_records(data)
+        if sent < size:
             self._out += memoryview(data)[sent:]
             self.blocked = True
             self._watch(self._mask | WRITE)
@@ -202,28 +215,24 @@ class Stream:
         """How much could not be written yet."""
         return len(self._out)
 
-    def _send(self, data: bytes | bytearray | memoryview) -> int:
-        """As much as goes now."""
-        tls = self._tls
-        if tls is None:
-            try:
-                return self.sock.send(data)
-            except BlockingIOError:
-                return 0
+    def _send_records(self, data: bytes | bytearray | memoryview) -> int:
+        """As much as goes now. OpenSSL writes one record a call."""
+        send, view = self._send_to, memoryview(data)
         sent, size = 0, len(data)
         try:
-            if size <= RECORD_BYTES:
-                return tls.send(data)
-            view = memoryview(data)
-            while sent < size:  # OpenSSL writes one record a call
-                sent += tls.send(view[sent : sent + RECORD_BYTES])
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            while sent < size:
+                sent += send(view[sent : sent + RECORD_BYTES])
+        except _LATER:
             pass
         return sent
 
     def _flush(self) -> None:
         try:
-            sent = self._send(bytes(self._out) if len(self._out) <= RECORD_BYTES else self._out)
+            # a copy: an error keeps what was sent alive, and `_out` could not be emptied
+            data = bytes(self._out)
+            sent = self._send_records(data) if self._tls is not None else self._send_to(data)
+        except _LATER:
+            return
         except OSError as error:
             self.owner.broken(self, error)
             return
@@ -262,7 +271,7 @@ class Stream:
             if self._tls is not None:
                 return not self._tls.pending() and self._tls.recv(1) is None
             return self.sock.recv(1, socket.MSG_PEEK) is None
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except _LATER:
             return True
         except OSError:
             return False
@@ -293,6 +302,9 @@ class Stream:
     # ------------------------------------------------------------ events
 
     def _on_event(self, events: int) -> None:
+        if events == _INPUT and self._mask & _INPUT and not self._shaking:
+            self.owner.readable(self)
+            return
         if self._shaking:
             self._shake()
             return
