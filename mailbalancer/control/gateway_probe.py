@@ -27,8 +27,8 @@ from mailbalancer.l4.way_back import Met, Probe, Verdict, WayBack, judge
 from mailbalancer.model import Endpoint, MemberKey
 from mailbalancer.network import Network
 
-#: Documentation networks (RFC 5737, RFC 3849): nobody is there, and nobody should have a route to them.
-FAR = {4: "192.0.2.1", 6: "2001:db8::1"}
+#: Documentation networks (RFC 5737, RFC 3849, RFC 9637): nobody is there, and nobody should have a route to them.
+FAR = {4: ("192.0.2.1", "198.51.100.1", "203.0.113.1"), 6: ("2001:db8::1", "3fff::1")}
 #: Probes of one server follow each other no faster than this.
 LEAST_PAUSE_S = 2.0
 _IP_TRANSPARENT = 19
@@ -90,7 +90,7 @@ class GatewayProbe:
         endpoint = Endpoint(record.member.endpoint.host, record.pool.check.port or record.member.endpoint.port)
         timeout_s = record.pool.check.timeout_s
         network = self.network()
-        far = await self._met(endpoint, FAR[6 if endpoint.is_ipv6 else 4], timeout_s, borrowed=True)
+        far = await self._met(endpoint, far_address(network, 6 if endpoint.is_ipv6 else 4), timeout_s, borrowed=True)
         near = None
         if far.met is Met.SILENCE:
             source = other_arm(network, endpoint.host)
@@ -138,6 +138,11 @@ class GatewayProbe:
                 if to == port and ipaddress.ip_address(address) == ipaddress.ip_address(server):
                     return str(mac)
         return ""
+
+
+def far_address(network: Network, version: int) -> str:
+    """An address that is in no network of this machine."""
+    return next((a for a in FAR[version] if network.segment_of(ipaddress.ip_address(a)) is None), FAR[version][0])
 
 
 def other_arm(network: Network, server: str) -> str:

@@ -423,7 +423,7 @@ class _Builder:
 
     def _probes(self) -> Iterator[IPAddress]:
         """Where answers to the gateway probe go."""
-        yield from (ipaddress.ip_address(address) for address in FAR.values())
+        yield from (ipaddress.ip_address(address) for addresses in FAR.values() for address in addresses)
         for _, own in self._network.addresses():
             if not own.ip.is_loopback and not own.ip.is_link_local:
                 yield own.ip

@@ -61,5 +61,5 @@ def test_the_address_is_added_and_everything_is_undone(farm: Farm, base: dict[st
     farm.serve()
     with farm.balanced(l4(base, "transparent")) as balancer:
         assert VIP in farm.balancer.run("ip", "address", "show", "eth0")
-        balancer.stop()
+        assert balancer.stop() == 0
     assert state_of(farm.balancer) == before

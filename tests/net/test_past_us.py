@@ -50,7 +50,7 @@ def test_dsr(segment: Segment, version: int, vip: str, near: str, far: str) -> N
             assert talks[1].give(upload) == hashlib.sha256(upload).hexdigest()
         eventually(lambda: balancer.service("mail")["sessions"] == 32, 10.0, "flows are counted")
         eventually(lambda: balancer.service("mail")["bytes_in"] > 40 * MEGABYTE, 10.0, "bytes are counted")
-        balancer.stop()
+        assert balancer.stop() == 0
     assert state_of(segment.balancer) == before
 
 

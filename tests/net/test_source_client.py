@@ -16,7 +16,7 @@ FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1
 
 def layer7(servers: dict[str, str], listen: list[str], **more: Any) -> dict[str, Any]:
     service = {"mode": "tcp", "listen": listen, "real_servers": [*servers], "check": FAST, "ramp_s": 0, **more}
-    return {"real_servers": servers, "services": {"mail": {"source": "client", **service}}}
+    return {"real_servers": servers, "stop_timeout_s": 0, "services": {"mail": {"source": "client", **service}}}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_servers_see_the_client(farm: Farm, servers: dict[str, str], ours: str, 
             assert {talk.seen_as for talk in talks} == {address}
             assert talks[0].take(20 * MEGABYTE) == pattern_digest(20 * MEGABYTE)
             assert address in [line[1] for line in farm.seen(talks[0].server)]
-        balancer.stop()
+        assert balancer.stop() == 0
     assert state_of(farm.balancer) == before
 
 
