@@ -75,8 +75,10 @@ class MailSession(Placement):
     __slots__ = (
         "_cell_in",
         "_cell_out",
+        "_deadline_at",
         "_failed_for_tls",
         "_reason",
+        "_set_for",
         "active_at",
         "bytes_in",
         "bytes_out",
@@ -105,6 +107,7 @@ class MailSession(Placement):
         self.bytes_in = self.bytes_out = 0
         self.started_at = self.active_at = engine.reactor.now
         self._cell_in = self._cell_out = -1
+        self._deadline_at = self._set_for = 0.0
         self._failed_for_tls = False
         self._reason = ""
         engine.sessions.add(self)
@@ -302,25 +305,26 @@ class MailSession(Placement):
             return
         if n == NOTHING:
             return
-        self.active_at = self._engine.reactor.now
-        if stream is self.client:
-            self._from_client(buffer[:n])
-        elif n:
-            self.bytes_out += n
-            self._engine.ints[self._cell_out] += n
-            self.from_server(buffer[:n])
-        else:
-            self._server_ended("closed the connection")
-
-    def _from_client(self, data: memoryview) -> None:
-        if self.stage == Stage.CLOSING:
-            if not data:
-                self.end(self._reason)
-        elif data:
-            self.bytes_in += len(data)
+        engine = self._engine
+        self.active_at = engine.reactor.now
+        if stream is not self.client:
+            if n:
+                self.bytes_out += n
+                engine.ints[self._cell_out] += n
+                self.from_server(buffer[:n])
+            else:
+                self._server_ended("closed the connection")
+        elif not n:
+            self._client_ended()
+        elif self.stage is not Stage.CLOSING:
+            self.bytes_in += n
             if self._cell_in >= 0:
-                self._engine.ints[self._cell_in] += len(data)
-            self.from_client(data)
+                engine.ints[self._cell_in] += n
+            self.from_client(buffer[:n])
+
+    def _client_ended(self) -> None:
+        if self.stage == Stage.CLOSING:
+            self.end(self._reason)
         elif self.stage == Stage.TALKING or self.stage == Stage.RELAYING:
             self.client_ended()
         else:
@@ -407,7 +411,18 @@ class MailSession(Placement):
 
     # ------------------------------------------------------------ deadlines
 
+    def wait_until(self, deadline_at: float) -> None:
+        """A later deadline leaves the wheel alone: when the one that is set there comes, `due` sets the other."""
+        self._deadline_at = deadline_at
+        if self._wheel_key < 0 or deadline_at < self._set_for:
+            self._set_for = deadline_at
+            super().wait_until(deadline_at)
+
     def due(self, now: float) -> None:
+        self._wheel_key = -1
+        if now < self._deadline_at:
+            self.wait_until(self._deadline_at)
+            return
         if self.seek_due(now):
             return
         if self.stage == Stage.OPENING:

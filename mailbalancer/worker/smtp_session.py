@@ -218,14 +218,10 @@ class SmtpSession(MailSession):
     # ------------------------------------------------------------ bytes of the client
 
     def from_client(self, data: memoryview) -> None:
-        if not self.greeted:
-            self._spoke_early(bytes(data))
+        if self.stage is not Stage.TALKING:
+            self._from_client_untimely(data)
             return
-        if self.stage == Stage.RELAYING:
-            self.tell_server(data)
-            self._regulate()
-            return
-        if self._lines.held or self.stage != Stage.TALKING:
+        if self._lines.held:
             self._lines.feed(data)
         elif self._body is not None:
             self._pass_body(bytes(data))
@@ -233,7 +229,19 @@ class SmtpSession(MailSession):
             self._pass_chunk(bytes(data))
         elif not self._take_whole(bytes(data)):
             self._lines.feed(data)
-        self._go_on()
+        link = self.link
+        if self._lines.held or self._held is not None or self._shakes or link is None or link.blocked:
+            self._go_on()  # otherwise there is nothing to go on with, and no reason to look away from the client
+
+    def _from_client_untimely(self, data: memoryview) -> None:
+        """There is no server to listen yet, or not any more, or all there is to know is known."""
+        if not self.greeted:
+            self._spoke_early(bytes(data))
+        elif self.stage is Stage.RELAYING:
+            self.tell_server(data)
+            self._regulate()
+        else:
+            self._lines.feed(data)
 
     def _take_whole(self, data: bytes) -> bool:
         """The short way for what most clients send most of the time: one command, whole and alone, with nothing of
@@ -629,12 +637,15 @@ class SmtpSession(MailSession):
     # ------------------------------------------------------------ bytes of the server
 
     def from_server(self, data: memoryview) -> None:
-        if self.stage == Stage.RELAYING:
+        if self.stage is Stage.RELAYING:
             self.tell_client(data)
             return
         reply = self._replies.only(bytes(data))
         if reply is not None:
-            self._hear(reply)
+            if self._opening is None:
+                self._take_reply(reply)
+            else:
+                self._do(self._opening.reply(reply))
         elif not self._hear_all(data):
             return
         if self._lines.held or self._waits or self._half_closed:
@@ -646,17 +657,14 @@ class SmtpSession(MailSession):
         link = self.link
         try:
             while self.link is link and (reply := self._replies.next()) is not None:
-                self._hear(reply)
+                if self._opening is None:
+                    self._take_reply(reply)
+                else:
+                    self._do(self._opening.reply(reply))
         except BadReply as error:
             self._confused(str(error))
             return False
         return True
-
-    def _hear(self, reply: Reply) -> None:
-        if self._opening is None:
-            self._take_reply(reply)
-        else:
-            self._do(self._opening.reply(reply))
 
     def _take_reply(self, reply: Reply) -> None:
         if reply.code in _UNWILLING and (reply.code == 421 or reply.overloaded) and self._asks_another(reply):
@@ -668,9 +676,11 @@ class SmtpSession(MailSession):
             self._confused(str(error))
             return
         verb = relay.command.verb if relay.command is not None else b""
-        data = self._learn(verb, reply)
+        data = reply.raw
         if relay.ends_message:
             self._end_message(reply)
+        elif reply.code < 400:
+            data = self._learn(verb, reply)
         if not self.tell_client(data):
             return
         if relay.closes:
@@ -688,17 +698,17 @@ class SmtpSession(MailSession):
             self.dismiss(b"", "client_quit" if verb == b"QUIT" else "server_closed")
 
     def _learn(self, verb: bytes, reply: Reply) -> bytes:
-        """What follows from a reply here; returns what the client is told."""
-        if verb == b"EHLO" and reply.positive:
-            return self._show_capabilities(reply)
-        if verb == b"DATA" and reply.code == 354:
-            self._begin_data()
-        elif verb == b"RCPT" and reply.positive:
+        """What follows from a reply that is no refusal; returns what the client is told."""
+        if verb == b"RCPT":
             message = self._sent[0] if self._sent else self._message
             if message is not None:
                 message.accepted += 1
-        elif (verb in (b"MAIL", b"QUIT") and reply.positive) or reply.code == 235:
+        elif verb in (b"MAIL", b"QUIT") or reply.code == 235:
             self.vouch()
+        elif reply.code == 354:
+            self._begin_data()
+        elif verb == b"EHLO":
+            return self._show_capabilities(reply)
         return reply.raw
 
     def _show_capabilities(self, reply: Reply) -> bytes:
