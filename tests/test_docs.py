@@ -15,6 +15,8 @@ import pytest
 from mailbalancer.cli import commands
 from mailbalancer.config.load import json_schema, load_text
 from mailbalancer.model import AVAILABLE_MODES, Mode, Schedule
+from mailbalancer.wire.smtp_answers import Answer
+from tests.support.certs import Authority
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,9 +100,22 @@ def complete() -> list[tuple[str, str]]:
     ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the certificates lie that pages name."""
+    folder = tmp_path_factory.mktemp("etc")
+    (folder / "certs").mkdir()
+    issued = Authority(folder).issue("mail.example.com", "a.example.com", "b.example.com")
+    issued.pem.rename(folder / "certs" / "mail.example.com.pem")
+    return folder
+
+
 @pytest.mark.parametrize(("where", "text"), complete(), ids=[where for where, _ in complete()])
-def test_a_complete_configuration_can_be_run(where: str, text: str) -> None:
-    assert load_text(text, where).services
+def test_a_complete_configuration_can_be_run(
+    where: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert load_text(text, where.replace("/", " ")).services
 
 
 def test_pages_have_complete_configurations() -> None:
@@ -181,17 +196,26 @@ def test_every_command_has_its_place_in_the_reference() -> None:
 
 
 def end_words() -> set[str]:
-    """The `end=` words of the modes that pass bytes on, as their sources spell them."""
-    sources = [ROOT / "mailbalancer" / "worker" / f"{name}.py" for name in ("session", "engine", "main")]
+    """The `end=` words of the modes that pass bytes on and of the mail modes, as their sources spell them."""
+    names = ("session", "engine", "main", "arrival", "mail_session", "mailbox_session", "smtp_session")
+    sources = [ROOT / "mailbalancer" / "worker" / f"{name}.py" for name in names]
     text = "\n".join(path.read_text() for path in sources)
     relayed = {f"{side}_{how}" for side in ("client", "server") for how in ("closed", "reset")}
-    return relayed | set(re.findall(r"\.end\(\"(\w+)\"", text)) | {"denied", "service_full", "idle_timeout", "drained"}
+    dismissed = set(re.findall(r"\.dismiss\(.*\"(\w+)\"[,)]", text))
+    dismissed |= {answer.name.lower() for answer in Answer if answer.closes and answer.code >= 500}
+    return (
+        relayed
+        | dismissed
+        | set(re.findall(r"\.end\(\"(\w+)\"", text))
+        | {"denied", "service_full", "idle_timeout", "drained"}
+    )
 
 
 def test_every_end_is_explained() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     assert len(end_words()) > 15
-    assert [word for word in sorted(end_words()) if f"| `{word}` |" not in text] == []
+    first_cells = " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
+    assert [word for word in sorted(end_words()) if f"`{word}`" not in first_cells] == []
 
 
 def test_every_reason_for_a_choice_is_explained() -> None:
