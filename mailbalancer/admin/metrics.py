@@ -30,6 +30,10 @@ def _last_check(key: str) -> Read:
     return lambda server: server["check"] and server["check"][key]
 
 
+def _days_in_seconds(days: int | None) -> int | None:
+    return None if days is None else days * 86400
+
+
 #: name, type, help, and where it stands; what is not in the facts of this service or real server is left out.
 _SERVICE: tuple[tuple[str, str, str, Read], ...] = (
     ("service_sessions", "gauge", "Open sessions.", _of("sessions")),
@@ -79,10 +83,12 @@ _SERVER: tuple[tuple[str, str, str, Read], ...] = (
     ("real_server_retried_sessions_total", "counter", "Sessions that went to the next one after its connect failed.",
      _of("retried")),
     ("real_server_requests_total", "counter", "HTTP requests it answered.", _of("requests")),
+    ("real_server_messages_total", "counter", "Messages it took.", _of("messages")),
+    ("real_server_messages_refused_total", "counter", "Messages it refused.", _of("messages_refused")),
     ("real_server_check_age_seconds", "gauge", "Time since the last check ended.", _last_check("ago_s")),
     ("real_server_check_duration_seconds", "gauge", "How long the last check took.", _last_check("took_s")),
-    ("real_server_certificate_expiry_days", "gauge", "Days left of the certificate that the check saw.",
-     lambda s: s["check"] and s["check"]["detail"].get("cert_days")),
+    ("real_server_certificate_remaining_seconds", "gauge", "Time left of the certificate that the check saw.",
+     lambda s: s["check"] and _days_in_seconds(s["check"]["detail"].get("cert_days"))),
 )  # fmt: skip
 _WORKER: tuple[tuple[str, str, str, Read], ...] = (
     ("worker_alive", "gauge", "Whether the process is there.", _of("alive")),
@@ -108,8 +114,8 @@ def exposition(report: Facts, certificates: Iterable[Facts] = ()) -> str:
     for families, subjects in ((_SERVICE, services), (_SERVER, servers), (_WORKER, workers)):
         for name, kind, text, read in families:
             lines += _family(name, kind, text, ((labels, read(facts)) for labels, facts in subjects))
-    days = ((f'{{certificate="{_text(one["name"])}"}}', one["days_left"]) for one in certificates)
-    lines += _family("certificate_expiry_days", "gauge", "Whole days until our certificate expires.", days)
+    days = ((f'{{certificate="{_text(one["name"])}"}}', _days_in_seconds(one["days_left"])) for one in certificates)
+    lines += _family("certificate_remaining_seconds", "gauge", "Time until our certificate expires.", days)
     return "\n".join(lines) + "\n"
 
 
