@@ -176,7 +176,8 @@ class L4Engine:
         self._renew(now)
 
     def stop(self) -> None:
-        """Everything as it was before us."""
+        """Everything as it was before us. A tick that comes later changes nothing any more."""
+        self._config = None
         if self._ledger is None:
             return
         try:
