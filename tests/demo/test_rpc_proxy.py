@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from mailbalancer.demo.rpc_proxy import RpcProxy
 from tests.support.waiting import eventually_async
 
-pytestmark = pytest.mark.asyncio
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that is a coroutine, in a loop of its own."""
+
+    @functools.wraps(test)
+    def run(*given: Any, **named: Any) -> None:
+        asyncio.run(test(*given, **named))
+
+    return run
 
 
 def beginning(cookie: bytes) -> bytes:
@@ -35,6 +45,7 @@ async def ask(port: int, request: bytes) -> tuple[asyncio.StreamReader, asyncio.
     return reader, writer
 
 
+@in_a_loop
 async def test_what_comes_in_goes_out_in_its_session() -> None:
     async with proxy() as (made, port):
         out = []
@@ -64,6 +75,7 @@ async def test_what_comes_in_goes_out_in_its_session() -> None:
         (b"GET /rpc/else", b"", b"404 Not Found"),
     ],
 )
+@in_a_loop
 async def test_short_requests_are_answered_one_after_the_other(request_line: bytes, body: bytes, status: bytes) -> None:
     async with proxy() as (_, port):
         request = request_line + b" HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
@@ -75,6 +87,7 @@ async def test_short_requests_are_answered_one_after_the_other(request_line: byt
         writer.close()
 
 
+@in_a_loop
 async def test_a_broken_one_has_no_health_page() -> None:
     async with proxy(well=False) as (_, port):
         reader, writer = await ask(port, b"GET /rpc/healthcheck.htm HTTP/1.1\r\n\r\n")

@@ -96,9 +96,9 @@ def test_down_within_three_checks_also_without_any_traffic(
         down = eventually(lambda: is_up(balancer, "victim", False), what="down")
         assert "connection refused" in down["last_flip"]["reason"]
         assert "3 of 3 checks failed" in down["last_flip"]["reason"]
-        line = next(line for line in balancer.cli("status").stdout.splitlines() if "victim" in line)
-        assert "down" in line
-        assert "connection refused" in line
+        row, *below = [line for line in balancer.cli("status").stdout.splitlines() if "victim" in line]
+        assert "down" in row
+        assert any("connection refused" in line for line in below)
 
 
 def test_every_server_down_is_a_reset_and_an_error_in_the_log(tmp_path: Path) -> None:
