@@ -508,6 +508,68 @@ def enable(ask: Ask, names: dict[str, str]) -> None:
     _operate(ask, "enable", names)
 
 
+@commands.group(short_help="Take a real server out for patching, and bring it back.")
+def maintenance() -> None:
+    """Take a real server out of every service for patching, and bring it back."""
+
+
+_patience_option = click.option(
+    "--patience", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds to wait at most."
+)
+
+
+def _waiting(patience_s: float) -> Callable[[], bool]:
+    """A second at a time, until patience ends."""
+    import time
+
+    ends_at = time.monotonic() + patience_s
+
+    def wait() -> bool:
+        left_s = ends_at - time.monotonic()
+        if left_s <= 0:
+            return False
+        time.sleep(min(1.0, left_s))
+        return True
+
+    return wait
+
+
+@maintenance.command("start", short_help="Drain it everywhere and wait until it is empty.")
+@_running
+@click.option("--minimum", type=click.IntRange(min=0), default=1, show_default=True, help="Ready ones left.")
+@click.option("--force", is_flag=True, help="Also when fewer are left.")
+@_patience_option
+@click.argument("real_server")
+def maintenance_start(ask: Ask, minimum: int, force: bool, patience: float, real_server: str) -> None:
+    """Drain a real server in every service, watch it empty, and say when it is safe to reboot.
+
+    Refused when a service would be left with too few ready real servers. The exit code is 1 while it is not empty.
+
+    \b
+    Example:
+      mailbalancer maintenance start ex2 --patience 7200 && ssh ex2 reboot
+    """
+    from mailbalancer.admin import maintenance as room
+
+    sys.exit(0 if room.start(ask, _say, _waiting(patience), real_server, minimum, force) else 1)
+
+
+@maintenance.command("stop", short_help="Bring it back, and wait until it has its share.")
+@_running
+@_patience_option
+@click.argument("real_server")
+def maintenance_stop(ask: Ask, patience: float, real_server: str) -> None:
+    """Let a real server take part again: through its checks and the ramp, until it has its full share.
+
+    \b
+    Example:
+      mailbalancer maintenance stop ex2
+    """
+    from mailbalancer.admin import maintenance as room
+
+    sys.exit(0 if room.stop(ask, _say, _waiting(patience), real_server) else 1)
+
+
 # ---------------------------------------------------------------- the page and the API
 
 
