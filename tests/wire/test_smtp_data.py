@@ -187,6 +187,27 @@ def test_lenient_servers_see_as_many_messages_as_were_passed_on(parts: list[byte
         assert passage.taken == (b"\r\n" + stream).index(b"\r\n.\r\n") + 3
 
 
+@given(parts=alphabet, policy=st.sampled_from([BareNewlines.NORMALISE, BareNewlines.PASS]))
+def test_every_stray_is_counted(parts: list[bytes], policy: BareNewlines) -> None:
+    content = b"".join(parts).replace(b"\r\n.\r\n", b"") + b"x"
+    if content.startswith(b".\r\n"):
+        content = b"x" + content
+    body = DataBody(policy)
+    body.feed(content)
+    pairs = content.count(b"\r\n")
+    if not body.done:
+        assert body.bare_cr == content.count(b"\r") - pairs
+        assert body.bare_lf == content.count(b"\n") - pairs
+        assert body.nul == content.count(b"\0")
+
+
+@pytest.mark.parametrize("policy", BareNewlines)
+@pytest.mark.parametrize("content", [b"", b"hello\r\n", b"..\r\n" * 100])
+def test_a_message_in_one_piece_goes_on_in_one_piece(policy: BareNewlines, content: bytes) -> None:
+    fed = DataBody(policy).feed(content + b".\r\nQUIT\r\n")
+    assert [bytes(piece) for piece in fed.pieces] == [content + b".\r\n"]
+
+
 @given(text=st.binary(max_size=300), cuts=st.lists(st.integers(1, 300), max_size=5))
 def test_clean_mail_of_any_bytes_passes(text: bytes, cuts: list[int]) -> None:
     lines = re.split(rb"[\r\n\0]+", text)
