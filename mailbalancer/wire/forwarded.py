@@ -14,6 +14,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mailbalancer.model import IPNetwork
@@ -26,6 +27,8 @@ IDENTITY_FIELDS: Final = frozenset(
 #: Longest chain that is walked; a longer one counts from the right only. Real ones have two or three.
 MAX_HOPS: Final = 32
 _REMEMBERED: Final = 4096
+#: Longer texts, a zone or what a client made up, are not remembered.
+_LONGEST_ADDRESS: Final = 45
 
 _WITH_PORT: Final = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?")
 _WORD: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -132,11 +135,19 @@ def forwarded_field(identity: Identity) -> bytes:
 
 def plain_address(text: str) -> str:
     """The one spelling of an address, mapped IPv6 as IPv4, without zone; empty when it is none."""
+    return _plain_short(text) if len(text) <= _LONGEST_ADDRESS else _plain(text)
+
+
+def _plain(text: str) -> str:
     try:
         ip = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return ""
     return str(getattr(ip, "ipv4_mapped", None) or ip)
+
+
+#: Clients come again, and to read an address takes as long as to choose a server.
+_plain_short: Final = lru_cache(_REMEMBERED)(_plain)
 
 
 def _walk(from_right: Iterable[str], trusted: Trusted, seen: Identity) -> tuple[str, ...]:
