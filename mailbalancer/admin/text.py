@@ -118,6 +118,10 @@ def configuration(config: Config) -> RenderableType:
             listen = ", ".join(service.places)
             cells = (name, str(service.mode), listen, str(pool.schedule), persist, pool.check.type, members)
             table.add_row(*(Text(plain(cell)) for cell in cells))
+        for route in (route for route in service.routes if not route.pool.members):
+            where = ", ".join(service.places)
+            cells = (f"{service.name} / {route.name}", str(service.mode), where, "", "", "", "answered here")
+            table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
 
 

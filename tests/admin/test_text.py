@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -348,6 +349,10 @@ def test_configuration_has_one_line_per_pool() -> None:
     lines = shown(text.configuration(config), 200).splitlines()
     assert [line.split()[:3] for line in lines[1:]] == [["owa", "tls", "10.0.1.100:443"], ["owa", "/", "auto"]]
     assert "source, group cas" in lines[2]
+    redirect = Route("start", (), Pool("owa", "start", ()), ("/",))
+    lines = shown(text.configuration(replace(config, services=(replace(owa, routes=(redirect,)),))), 200).splitlines()
+    assert lines[2].split() == ["owa", "/", "start", "tls", "10.0.1.100:443", "answered", "here"]
+    lines = shown(text.configuration(config), 200).splitlines()
     assert "ex1 10.0.2.11:443" in lines[1]
 
 
