@@ -598,6 +598,42 @@ class Admin:
 
 
 @dataclass(frozen=True, slots=True)
+class AlarmMail:
+    """Alarms as messages, handed to a mail server of the house."""
+
+    server: Endpoint
+    sender: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmWebhook:
+    """Alarms as JSON to an address of the web; `url_file` instead of `url` where the address is the secret."""
+
+    url: str = ""
+    url_file: str = ""
+    address: str = ""  # the IP address behind the name in `url`: nothing is looked up
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarms:
+    """Who is told what happens, and how often at most."""
+
+    level: str = "warning"
+    group_s: float = 30.0
+    most_per_hour: int = 20
+    mail: AlarmMail | None = None
+    webhook: AlarmWebhook | None = None
+    syslog: str = ""
+
+    @property
+    def ways(self) -> int:
+        """How many ways there are to tell."""
+        return sum((self.mail is not None, self.webhook is not None, bool(self.syslog)))
+
+
+@dataclass(frozen=True, slots=True)
 class Logging:
     """Where log lines go and what they look like."""
 
@@ -621,6 +657,7 @@ class Config:
     user: str  # to become when started as root; empty: stay
     log: Logging = Logging()
     admin: Admin = Admin()
+    alarms: Alarms = Alarms()
     certificates: tuple[Certificate, ...] = ()
     stop_timeout_s: float = 30.0  # SIGTERM: sessions may finish for this long
     board_slots: int = 4096

@@ -23,6 +23,7 @@ from typing import Any
 from aiohttp import web
 
 from mailbalancer.admin import metrics
+from mailbalancer.admin.alarm_bell import AlarmBell
 from mailbalancer.admin.api import MAX_BODY_BYTES, Runner, answer, asked, body, failure
 from mailbalancer.admin.archive import Archive
 from mailbalancer.admin.audit import Audit
@@ -109,6 +110,7 @@ class AdminServer:
         """This configuration runs now. What cannot be had of it for the door is said, and the door stays as it was."""
         self._gate.follow(TokensFile(config.admin.tokens_file), config.admin.hosts)
         self._configuration.applied()
+        self._bell.follow(config.alarms)
         try:
             if config.admin.listen != self._listen or _is_encrypted(config) != (self._context is not None):
                 await self._move(config)
@@ -126,6 +128,7 @@ class AdminServer:
         if self._server is not None:
             self._server.close()
         await self._feed.stop()
+        await self._bell.stop()
         await self._runner.cleanup()
 
     # ------------------------------------------------------------ listening
@@ -180,6 +183,9 @@ class AdminServer:
         reading = Reading(desk, self._history, self._audit, self._certificates)
         self._told = 0
         desk.watch(self._count)
+        self._bell = AlarmBell(self._log)
+        desk.watch(self._bell.take)
+        self._bell.follow(config.alarms)
         self._events = reading.events
         self._feed = LiveFeed(desk, lambda: (self._told, list(self._events)[-30:]))
         runner = Runner(self._gate, self._audit, self._log)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mailbalancer import model
 from mailbalancer.config import schema, values
+from mailbalancer.config.build_alarms import build_alarms
 from mailbalancer.config.build_check import unreadable
 from mailbalancer.config.build_l4 import overlap
 from mailbalancer.config.build_service import Available, Known, build_l4_service, build_service, unavailable
@@ -62,6 +63,7 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
         user=document.user,
         log=model.Logging(**document.log.model_dump()),
         admin=admin,
+        alarms=build_alarms(report, document.alarms),
         certificates=certificates,
         stop_timeout_s=document.stop_timeout_s,
         warnings=tuple(formatted(report.warnings)),

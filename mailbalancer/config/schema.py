@@ -74,6 +74,8 @@ FilePath = Annotated[str, _checked(values.file_path)]
 Fingerprint = Annotated[str, _checked(values.sha256)]
 Target = Annotated[str, _checked(values.target)]
 Pattern = Annotated[str, _checked(values.pattern)]
+MailAddress = Annotated[str, _checked(values.mail_address)]
+Url = Annotated[str, _checked(values.web_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Weight = Annotated[
     float,
@@ -795,6 +797,38 @@ class Log(Strict):
     syslog_address: FilePath = "/dev/log"
 
 
+class AlarmMail(Strict):
+    """Alarms as messages, handed to a mail server of the house."""
+
+    server: EndpointText
+    sender: MailAddress
+    recipients: Annotated[
+        list[MailAddress],
+        Field(min_length=1),
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    ]
+
+
+class AlarmWebhook(Strict):
+    """Alarms as JSON to an address of the web."""
+
+    url: Url | None = None
+    url_file: FilePath | None = Field(default=None, description="Instead of url, where the address itself is a secret")
+    address: Address | None = Field(default=None, description="IP address behind the name; nothing is looked up")
+    ca: FilePath | None = None
+
+
+class Alarms(Strict):
+    """Who is told what happens."""
+
+    level: Literal["info", "warning", "error"] = "warning"
+    group_s: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
+    most_per_hour: int = Field(default=20, ge=1, le=1000)
+    mail: AlarmMail | None = None
+    webhook: AlarmWebhook | None = None
+    syslog: FilePath | None = None
+
+
 def _parts(value: Any) -> Any:
     """A list of parts is a mapping from parts to what they should have differently: nothing."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
@@ -831,6 +865,7 @@ class Document(Strict):
 
     version: Literal[1] = 1
     admin: Admin = Field(default_factory=Admin)
+    alarms: Alarms = Field(default_factory=Alarms)
     workers: Workers = Field(default=None, description="auto: one per core")
     certificates: dict[Name, CertificateField] = Field(default_factory=dict)
     real_servers: dict[Name, RealServerField] = Field(default_factory=dict)

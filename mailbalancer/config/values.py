@@ -196,6 +196,24 @@ def method(text: str) -> str:
     return text
 
 
+_MAIL_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}\Z")
+_WEB_ADDRESS = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?(?:/[!-~]*)?\Z")
+
+
+def mail_address(text: str) -> str:
+    """`name@example.com`: what stands between the angle brackets of an envelope."""
+    if not _MAIL_ADDRESS.match(text):
+        raise ValueError(f"{quoted(text)} is not a mail address such as postmaster@example.com")
+    return text
+
+
+def web_address(text: str) -> str:
+    """`https://host/path`, without a user in it."""
+    if not _WEB_ADDRESS.match(text):
+        raise ValueError(f"{quoted(text)} is not a web address such as https://chat.example.com/hook")
+    return text
+
+
 def target(text: str) -> str:
     """The path of a request, as it stands in the request line."""
     if not _TARGET.match(text):

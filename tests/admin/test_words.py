@@ -88,8 +88,22 @@ def test_span(seconds: float, said: str) -> None:
             Tone.BAD,
         ),
         ({"maintenance": True, "sessions": 2}, "draining: it says it is in maintenance, 2 sessions", Tone.WARNING),
+        (
+            {"maintenance": True, "availability_reason": "in maintenance: 421 4.3.2 Service not active"},
+            "draining: in maintenance: 421 4.3.2 Service not active",
+            Tone.WARNING,
+        ),
         ({"ramp_percent": 37}, "ramping 37 %", Tone.WARNING),
         ({"back_pressure": True, "weight": 0.5}, "back pressure: weight 0.5 of 1", Tone.WARNING),
+        (
+            {
+                "back_pressure": True,
+                "weight": 0.1,
+                "check": {"verdict": "back_pressure", "reason": "back pressure: answer to MAIL was '452 4.3.1 No'"},
+            },
+            "back pressure: weight 0.1 of 1 (answer to MAIL was '452 4.3.1 No')",
+            Tone.WARNING,
+        ),
         ({"max_sessions": 5, "sessions": 5}, "full at 5 sessions", Tone.WARNING),
         ({"max_sessions": 5, "sessions": 4}, "up", Tone.GOOD),
         ({"ramp_percent": 5, "max_sessions": 1, "sessions": 1}, "ramping 5 %, full at 1 session", Tone.WARNING),
