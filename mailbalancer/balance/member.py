@@ -161,7 +161,8 @@ class MemberState:
                 return CLOSED, "drained: its drain time is over"
             return RETURNING, "draining by the operator's command"
         if self.health.maintenance:
-            return RETURNING, f"in maintenance: {self._maintenance_reason}"
+            # a check's reason has the words already, a session's remark has not
+            return RETURNING, f"in maintenance: {self._maintenance_reason.removeprefix('in maintenance: ')}"
         return READY, "up and enabled" if self.health.up else "enabled, not checked yet"
 
     def _flipped(self, flip: Flip | None) -> list[Event]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailbalancer.demo import web_recipe
-from mailbalancer.demo.authority import papers
+from mailbalancer.demo.authority import Papers, papers
 from mailbalancer.demo.ports import NAMES, RPC_SERVICES, Ports
 
 CHECK_INTERVAL_S = 2
@@ -26,7 +26,7 @@ _PACE = f"interval_s: {CHECK_INTERVAL_S}, timeout_s: 2, rise: 2, fall: 2"
 def configuration(ports: Ports, folder: str, workers: int) -> str:
     """The balancer's YAML file. `folder` takes the control socket and the state, and has the certificates."""
     made = papers(Path(folder))
-    lines = [*_head(folder, workers), *web_recipe.certificates(made), "services:", *_smtp_service(ports)]
+    lines = [*_head(folder, workers), *web_recipe.certificates(made), "services:", *_smtp_service(ports, made)]
     lines += [*_rpc_services(ports), *web_recipe.service(ports, made, folder, _PACE)]
     return "\n".join([*lines, ""])
 
@@ -44,13 +44,18 @@ def _head(folder: str, workers: int) -> Iterator[str]:
         yield f"  {name}: 127.0.0.1"
 
 
-def _smtp_service(ports: Ports) -> Iterator[str]:
+def _smtp_service(ports: Ports, made: Papers) -> Iterator[str]:
+    verify = f"{{ca: {made.authority}}}"
     yield "  smtp:"
-    yield "    mode: tcp"
+    yield "    mode: smtp"
+    yield "    hostname: mail.demo"
     yield f"    listen: 127.0.0.1:{ports.smtp}"
+    yield "    client_tls: {certificate: web, starttls: offer}"
+    yield f"    server_tls: {{starttls: require, verify: {verify}}}"
     yield "    schedule: least_connections"
     yield f"    ramp_s: {RAMP_S}"
-    yield f"    check: {{type: smtp, {_PACE}}}"
+    envelope = "mail_from: check@mail.demo, rcpt_to: you@mail.demo"
+    yield f"    check: {{type: smtp, starttls: true, verify: {verify}, {envelope}, {_PACE}}}"
     yield f"    real_servers: {_members(ports.mail_servers)}"
 
 
@@ -103,8 +108,11 @@ def _mail_lines(scene: Scene) -> Iterator[str]:
         yield f"  {_send_with_python(port)}"
     else:
         yield f"  swaks --server 127.0.0.1:{port} --to you@example.com --from me@example.com"
-    yield "Talk to it by hand; the banner names the server:"
-    yield from _by_hand(scene, f"telnet 127.0.0.1 {port}", _talk_with_python(port, "QUIT"))
+        yield "The same inside TLS, which goes on to the server, verified on both ways:"
+        authority = shlex.quote(str(papers(Path(scene.folder)).authority))
+        yield f"  swaks --server 127.0.0.1:{port} --to you@example.com --tls --tls-verify --tls-ca-path {authority}"
+    yield "Talk to it by hand:"
+    yield from _by_hand(scene, f"telnet 127.0.0.1 {port}", _greet_with_python(port))
 
 
 def _rpc_lines(scene: Scene) -> Iterator[str]:
@@ -126,6 +134,10 @@ def _operator_lines(scene: Scene) -> Iterator[str]:
     yield f"Kill a mail server: it leaves within {3 * CHECK_INTERVAL_S} s, mail goes on,"
     yield f"after {RETURN_S} s it is started again and gets its share back slowly, over {RAMP_S} s:"
     yield f"  kill {scene.mail_pids['ex2']}  # ex2's mail server"
+    yield "Do as Exchange does: ex1 goes into maintenance (the same line again: out of it), ex3 under back pressure;"
+    yield "mail goes on, and `status` says why they get none or less:"
+    yield f"  kill -USR1 {scene.mail_pids['ex1']}  # ex1's mail server: 421 4.3.2"
+    yield f"  kill -USR2 {scene.mail_pids['ex3']}  # ex3's mail server: 452 4.3.1"
     yield "Watch, and take a server out gently and in again:"
     for words in (
         "status",
@@ -149,6 +161,14 @@ def _send_with_python(port: int) -> str:
     return (
         f"""python3 -c "import smtplib; s = smtplib.SMTP('127.0.0.1', {port}); s.ehlo('me'); """
         """s.mail('me@example.com'); s.rcpt('you@example.com'); print(s.data('Subject: hello\\n\\nhello'))\""""
+    )
+
+
+def _greet_with_python(port: int) -> str:
+    """Who speaks before the greeting is refused, so listen first."""
+    return (
+        f"""python3 -c "import socket; s = socket.create_connection(('127.0.0.1', {port})); """
+        """print(s.recv(1000).decode()); s.sendall(b'EHLO me\\r\\n'); print(s.recv(1000).decode())\""""
     )
 
 

@@ -126,12 +126,12 @@ class Demo:
     def _casting(self) -> Iterator[Sequence[str]]:
         """Name, module and arguments of every embedded server."""
         for name in NAMES:
+            papers = str(authority.papers(self._folder).server)
             port = str(self._ports.mail_servers[name])
-            yield f"{name}'s mail server", "mailbalancer.demo.mail_server", name, port
+            yield f"{name}'s mail server", "mailbalancer.demo.mail_server", name, port, papers
             rpc_ports = map(str, self._ports.rpc_servers[name])
             yield f"{name}'s RPC stand-in", "mailbalancer.demo.rpc_server", name, *rpc_ports
             web_ports = map(str, self._ports.web_servers[name])
-            papers = str(authority.papers(self._folder).server)
             yield f"{name}'s web server", "mailbalancer.demo.web_server", name, *web_ports, papers
 
     def _program(self, name: str, module: str, *arguments: str) -> Program:

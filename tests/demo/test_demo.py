@@ -227,6 +227,19 @@ def test_a_killed_server_leaves_and_returns_gently(folder: Path) -> None:
         eventually(lambda: send_mail(demo.smtp_port) == "ex2", 40, "ex2 takes mail again")
 
 
+def test_maintenance_and_back_pressure_as_printed(folder: Path) -> None:
+    with RunningDemo(folder) as demo:
+        demo.ready()
+        for pid in re.findall(r"kill -USR[12] ([0-9]+)  #", demo.printed):
+            os.kill(int(pid), signal.SIGUSR1 if f"kill -USR1 {pid} " in demo.printed else signal.SIGUSR2)
+        eventually(lambda: demo.mail_server("ex1")["maintenance"], 10, "ex1 is in maintenance")
+        eventually(lambda: demo.mail_server("ex3")["back_pressure"], 10, "ex3 is under back pressure")
+        assert {send_mail(demo.smtp_port) for _ in range(10)} == {"ex2"}
+        shown = " ".join(run_cli("status", "--socket", demo.control_socket).stdout.split())
+        assert "ex1: draining: in maintenance: banner was '421 4.3.2 Service not active'" in shown
+        assert "452 4.3.1 Insufficient system resources" in shown
+
+
 def test_drain_and_enable_as_printed(folder: Path) -> None:
     with RunningDemo(folder) as demo:
         demo.ready()

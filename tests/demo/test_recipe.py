@@ -10,7 +10,7 @@ import pytest
 from mailbalancer.config.load import load
 from mailbalancer.demo import authority, recipe
 from mailbalancer.demo.ports import Ports
-from mailbalancer.model import Schedule
+from mailbalancer.model import Mode, Schedule
 
 PORTS = Ports(
     smtp=2500,
@@ -41,6 +41,11 @@ def test_the_program_accepts_the_configuration(tmp_path: Path) -> None:
     assert smtp is not None
     assert smtp.pool.schedule is Schedule.LEAST_CONNECTIONS
     assert (smtp.pool.check.type, smtp.pool.check.interval_s, smtp.pool.ramp_s) == ("smtp", 2.0, 30.0)
+    assert smtp.mode is Mode.SMTP
+    assert smtp.client_tls is not None
+    assert smtp.server_tls is not None
+    assert (smtp.client_tls.starttls, smtp.server_tls.starttls) == ("offer", "require")
+    assert smtp.server_tls.verify.kind == "ca"
     assert [str(member.endpoint) for member in smtp.pool.members] == [
         f"127.0.0.1:{port}" for port in (2511, 2512, 2513)
     ]
@@ -67,6 +72,8 @@ def test_every_line_to_try_names_real_ports_and_processes() -> None:
     assert "telnet 127.0.0.1 2502  # rpc-cas, stands for 59531" in lines
     assert "telnet -b 127.0.0.2 127.0.0.1 2501  # another client address" in lines
     assert "kill 72  # ex2's mail server" in lines
+    assert "kill -USR1 71  # ex1's mail server: 421 4.3.2" in lines
+    assert "kill -USR2 73  # ex3's mail server: 452 4.3.1" in lines
     assert ".venv/bin/mailbalancer status --socket /tmp/demo/control.sock" in lines
     assert ".venv/bin/mailbalancer drain smtp ex3 --socket /tmp/demo/control.sock" in lines
 
