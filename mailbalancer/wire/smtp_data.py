@@ -18,6 +18,8 @@ as Postfix does with stray bytes: no replacement depends on its neighbours, so n
 nothing but a dot that did not end the message by the strict rule gets a second dot, so that it stays a line.
 
 `pass`: bytes go through as they are, and are counted. A server behind that ends messages elsewhere is on its own.
+
+Lines longer than RFC 5321 section 4.5.3.1.6 allows are passed on: servers cope, or say so themselves.
 """
 
 from __future__ import annotations
@@ -28,9 +30,6 @@ from io import IncrementalNewlineDecoder
 from typing import Final, NamedTuple
 
 from mailbalancer.wire.smtp_answers import Answer
-
-#: RFC 5321 section 4.5.3.1.6, CRLF included. Longer lines are passed on: servers cope, or say so themselves.
-LONG_LINE_BYTES: Final = 1000
 
 _END: Final = b"\r\n.\r\n"
 _END_AT_LINE_START: Final = b".\r\n"
@@ -72,20 +71,16 @@ class DataBody:
         refused: the answer when the message is not passed on any more (see the head of this module); else None.
         size: bytes of the message so far as the client sent them, stuffed dots counted, without the final dot.
         bare_cr, bare_lf, nul: how many of each were seen, up to the refusal.
-        long_lines: lines of more than LONG_LINE_BYTES.
     """
 
     __slots__ = (
         "_before",
         "_held",
-        "_in_long_line",
-        "_line_bytes",
         "_max_bytes",
         "_policy",
         "bare_cr",
         "bare_lf",
         "done",
-        "long_lines",
         "nul",
         "refused",
         "size",
@@ -97,11 +92,9 @@ class DataBody:
         self._max_bytes = max_bytes
         self._held = b""  # of the last bytes, those whose meaning the next byte decides: at most `.` and CR
         self._before = _Before.CRLF
-        self._line_bytes = 0
-        self._in_long_line = False
         self.done = False
         self.refused: Answer | None = None
-        self.size = self.bare_cr = self.bare_lf = self.nul = self.long_lines = 0
+        self.size = self.bare_cr = self.bare_lf = self.nul = 0
 
     @property
     def strays(self) -> int:
@@ -159,7 +152,6 @@ class DataBody:
 
     def _by_policy(self, known: bytes, length: int, whole: int) -> bytes | memoryview | None:
         """The first `whole` bytes as the server shall see them, of which `length` are content; None: not at all."""
-        self._count_long_lines(known, length)
         stray = self._count_strays(known, length)
         if self._policy is BareNewlines.PASS or not (stray or self._before is _Before.BARE_LF):
             return known if whole == len(known) else memoryview(known)[:whole]
@@ -179,27 +171,6 @@ class DataBody:
         self.bare_lf += lf
         self.nul += nul
         return cr + lf + nul
-
-    def _count_long_lines(self, known: bytes, length: int) -> None:
-        """Leaps from line end to line end, as far as a line may reach at a time."""
-        start = -self._line_bytes
-        if self._in_long_line:
-            start = known.find(b"\n", 0, length) + 1
-            if not start:
-                return
-            self._in_long_line = False
-        while length - start > LONG_LINE_BYTES:
-            end = known.rfind(b"\n", max(start, 0), start + LONG_LINE_BYTES)
-            if end < 0:
-                self.long_lines += 1
-                end = known.find(b"\n", start + LONG_LINE_BYTES, length)
-            if end < 0:
-                self._in_long_line = True
-                self._line_bytes = 0
-                return
-            start = end + 1
-        end = known.rfind(b"\n", max(start, 0), length)
-        self._line_bytes = length - (start if end < 0 else end + 1)
 
 
 def _is_clean(known: bytes, length: int) -> bool:

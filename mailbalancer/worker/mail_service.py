@@ -23,6 +23,7 @@ from mailbalancer.wire.smtp_answers import render_greeting
 from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, parse_lines, shown
 from mailbalancer.wire.smtp_data import BareNewlines
 from mailbalancer.wire.smtp_dialogue import Rules
+from mailbalancer.wire.smtp_opening import Plan
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.placement import Placement
 from mailbalancer.worker.service import Seeker, Service, Target
@@ -76,6 +77,8 @@ class MailService(Service):
             auth_needs_tls=self.client_starttls in ("offer", "require"),
             exchange=mail.smtp.exchange,
         )
+        starttls = self.server_starttls
+        self.first_plan = Plan(mail.host, "none" if starttls == "implicit" else starttls)
         self.greeting = render_greeting(mail.host, mail.smtp.banner)
         self.judged = _judged(mail.smtp.policy)
         self.bare_newlines = BareNewlines(mail.smtp.bare_newlines)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from mailbalancer.balance.mail_policy import Mailbox, Objection
@@ -39,7 +40,7 @@ from mailbalancer.wire.smtp_command import (
 )
 from mailbalancer.wire.smtp_data import BareNewlines, DataBody
 from mailbalancer.wire.smtp_dialogue import Dialogue, Expect, OutOfStep
-from mailbalancer.wire.smtp_opening import Failed, Opening, Plan, Ready, Secure, Send, Step
+from mailbalancer.wire.smtp_opening import Failed, Opening, Ready, Secure, Send, Step
 from mailbalancer.wire.smtp_reply import BadReply, Replies, Reply
 from mailbalancer.wire.smtp_xclient import Client
 from mailbalancer.worker.engine import Engine
@@ -101,7 +102,7 @@ class SmtpSession(MailSession):
     ) -> None:
         self._dialogue = Dialogue(service.rules, secured=service.client_starttls == "implicit")
         self._lines = Lines(MAX_AUTH_BYTES)
-        self._replies = Replies()
+        self._replies: Replies  # of the server at hand, from its greeting on
         self._opening: Opening | None = None
         self._replay: tuple[Command, ...] = ()
         self._body: DataBody | None = None
@@ -132,15 +133,17 @@ class SmtpSession(MailSession):
 
     def begin_opening(self) -> None:
         service, mail, dialogue = self.service, self.service.mail, self._dialogue
-        starttls = service.server_starttls
+        self._replies = Replies()
+        if not self.greeted and mail.client_address != "xclient":
+            self._opening = Opening(service.first_plan)
+            return
         client = None
         if mail.client_address == "xclient":
             reached = self.reached()
             client = Client(self.address, self.port, "", reached.host, reached.port)
         says_hello = any(command.verb in _HELLOS for command in self._replay)
         helo = None if says_hello else dialogue.helo
-        self._replies = Replies()
-        self._opening = Opening(Plan(mail.host, "none" if starttls == "implicit" else starttls, client, helo))
+        self._opening = Opening(replace(service.first_plan, client=client, helo=helo))
 
     def server_secured(self) -> None:
         assert self._opening is not None
