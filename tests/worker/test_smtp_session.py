@@ -83,6 +83,8 @@ def test_a_server_that_does_not_greet_is_passed_over_unseen(worker: LoneWorker, 
         assert worker.count(Count.RETRIED, "mx", "mx1") == 1
         inactive = greeting.startswith(b"421 4.3.2")
         assert worker.count(Count.CONNECT_FAILED, "mx", "mx1") == (0 if inactive else 1)
+        if greeting is RESET:
+            return  # it may come before the connection is seen to stand: then it only counts as a connect that failed
         remark = worker.message(Remark)
         assert (remark.real_server, remark.kind) == ("mx1", "maintenance" if inactive else "failure")
         assert remark.reason
