@@ -112,3 +112,15 @@ def test_web_mail_without_tls_is_sent_to_tls() -> None:
     assert everything.http is not None
     assert everything.http.redirect == model.Redirect(f"https://{HOST}{{path}}", 308)
     assert [endpoint.port for endpoint in service.listen] == [80]
+
+
+@pytest.mark.parametrize("profile", ["exchange-2019-https", "exchange-2019-https-passthrough", "exchange-2016-https"])
+def test_no_shipped_profile_cuts_a_phone_off(profile: str) -> None:
+    assert not [warning for warning in load(profile).warnings if "ActiveSync" in warning]
+
+
+def test_a_shorter_silence_than_phones_ask_for_is_warned_of() -> None:
+    (said,) = [
+        w for w in load("exchange-2019-https-passthrough", ", idle_timeout_s: 900").warnings if "ActiveSync" in w
+    ]
+    assert "services.in.idle_timeout_s: it is 900: phones ask to wait up to 3540 s" in said

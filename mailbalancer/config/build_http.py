@@ -28,6 +28,9 @@ _OURS = frozenset(
 )
 #: What clients are known by that have no such key, unless the operator says otherwise.
 _IMPLIED = {"exchange": ("cookie", "source"), "super_http": ("source",)}
+_PHONES = "/microsoft-server-activesync"
+#: MS-ASCMD 2.2.3.88: HeartbeatInterval is at most 3540 s.
+LONGEST_HEARTBEAT_S = 3540
 PAGE_BYTES = 256 * 1024
 _CONTENT_TYPES = {".html": "text/html", ".htm": "text/html", ".txt": "text/plain", ".json": "application/json"}
 #: Profiles of servers whose setup switches Extended Protection on, so that TLS may not end before them.
@@ -82,6 +85,22 @@ def build_http_route(report: Report, path: Path, route: schema.HttpRoute) -> mod
         request_headers=_edits(report, (*path, "request_headers"), route.request_headers),
         response_headers=_edits(report, (*path, "response_headers"), route.response_headers),
     )
+
+
+def warn_of_cut_heartbeats(report: Report, path: Path, service: model.Service) -> None:
+    """Say where a phone's request for news would be ended before its time; `path` is the service's."""
+    wanted = f"phones ask to wait up to {LONGEST_HEARTBEAT_S} s for mail (ActiveSync); shorter ones empty their battery"
+    routed = False
+    for at, route in enumerate(service.routes):
+        if route.http is None or not any(_PHONES.startswith(one.rstrip("/")) for one in route.paths if one != "/"):
+            continue
+        routed = True
+        idle_s = route.http.idle_timeout_s or service.idle_timeout_s
+        if route.pool.members and idle_s <= LONGEST_HEARTBEAT_S:
+            report.warning((*path, "routes", at), f"idle_timeout_s is {idle_s:g}: {wanted}")
+    speaks_to_phones = service.profile.startswith("exchange-") and service.profile.partition("-http")[1]
+    if speaks_to_phones and not routed and service.idle_timeout_s <= LONGEST_HEARTBEAT_S:
+        report.warning((*path, "idle_timeout_s"), f"it is {service.idle_timeout_s:g}: {wanted}")
 
 
 def route_name(route: schema.HttpRoute) -> str:

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from mailbalancer import model
 from mailbalancer.config import defaults, schema, values
 from mailbalancer.config.build_check import build_check
-from mailbalancer.config.build_http import build_http, build_http_persist, build_http_route, route_name
+from mailbalancer.config.build_http import (
+    build_http,
+    build_http_persist,
+    build_http_route,
+    route_name,
+    warn_of_cut_heartbeats,
+)
 from mailbalancer.config.build_l4 import build_l4, refuse_unreachable
 from mailbalancer.config.build_mail import build_classes, build_mail, client_starttls, default_check, server_starttls
 from mailbalancer.config.build_tls import build_client_tls, build_server_tls
@@ -61,7 +67,7 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
     if not written.real_servers and not told and not (routes and optional):
         remedy = ", or write unknown_sni: refuse" if routes else ""
         report.problem(path, f"'real_servers' is missing; name at least one real server{remedy}")
-    return model.Service(
+    service = model.Service(
         name=name,
         mode=Mode(written.mode),
         listen=listen,
@@ -86,6 +92,8 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
         profile=profile,
         line=report.line(path),
     )
+    warn_of_cut_heartbeats(report, path, service)
+    return service
 
 
 def build_l4_service(report: Report, name: str, written: schema.L4Service, profile: str, known: Known) -> model.Service:

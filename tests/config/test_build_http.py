@@ -173,3 +173,22 @@ def test_offload_in_front_of_extended_protection(tmp_path: Path) -> None:
 )
 def test_warnings(load: Load, written: str, said: str) -> None:
     assert any(said in warning for warning in load(WEB + f"    {written}\n").warnings)
+
+
+PHONES = "routes: [{path: /Microsoft-Server-ActiveSync%s}]"
+
+
+@pytest.mark.parametrize(
+    ("written", "cut"),
+    [
+        ("idle_timeout_s: 1800\n    " + PHONES % "", "1800"),
+        ("idle_timeout_s: 3700\n    " + PHONES % "", ""),
+        ("idle_timeout_s: 3700\n    " + PHONES % ", idle_timeout_s: 900", "900"),
+        ("idle_timeout_s: 60\n    " + PHONES % ", idle_timeout_s: 3541", ""),
+        ("idle_timeout_s: 60\n    routes: [{path: /}]", ""),
+    ],
+)
+def test_a_phone_that_would_be_cut_off_is_warned_of(load: Load, written: str, cut: str) -> None:
+    said = [warning for warning in load(WEB + f"    {written}\n").warnings if "ActiveSync" in warning]
+    assert len(said) == bool(cut)
+    assert all(f"idle_timeout_s is {cut}: phones ask to wait up to 3540 s" in warning for warning in said)
