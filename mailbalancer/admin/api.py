@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from mailbalancer.admin.audit import Audit
 from mailbalancer.admin.edit import MissingError
 from mailbalancer.admin.gate import Asked, Gate, Refused, Visitor, check_change, permit
-from mailbalancer.admin.operation import NAME_PATTERN, Call, Operation, Reply
+from mailbalancer.admin.operation import NAME_PATTERN, TAG_PATTERN, Call, Operation, Reply
 from mailbalancer.errors import ConfigError, MailbalancerError
 from mailbalancer.log import Log
 
@@ -87,7 +87,7 @@ class Runner:
         else:
             given = _validated(operation.body, _json(raw), "body")
         request["body"] = given
-        call = Call(visitor, path, query, given, request.headers.get("If-Match", ""))
+        call = Call(visitor, path, query, given, _if_match(request) if operation.guarded else "")
         result = await operation.handler(call)
         return result if isinstance(result, Reply) else Reply(result)
 
@@ -146,6 +146,14 @@ async def body(request: web.Request) -> bytes:
         raise Refused(400, "the body did not come", headers={"Connection": "close"}) from None
     except web.HTTPRequestEntityTooLarge:
         raise Refused(413, f"a body has at most {MAX_BODY_BYTES // 1024} KiB") from None
+
+
+def _if_match(request: web.Request) -> str:
+    """One ETag of ours, or `*`; empty when there is none."""
+    given = request.headers.getall("If-Match", [])
+    if len(given) > 1 or (given and not re.fullmatch(TAG_PATTERN, given[0])):
+        raise Refused(400, "If-Match must be one ETag as /api/v1/config gives it, or *")
+    return given[0] if given else ""
 
 
 def _json(raw: bytes) -> Any:

@@ -131,20 +131,27 @@ class Gate:
     def token(self, secret: str, peer: str, now: float) -> Token:
         """Whose token this is.
 
+        The right one is let in also where somebody guesses at the same time: a token of 256 bits is not found by
+        guessing, and whoever shares an address with a guesser (a NAT device) must not be locked out of a balancer in
+        trouble.
+
         Raises:
             Refused: 401 nobody's, 429 this source was wrong too often.
             MailbalancerError: the tokens file cannot be used.
         """
-        wait_s = self._throttle.wait_s(peer, now)
-        if wait_s > 0:
-            headers = {"Retry-After": str(int(wait_s) + 1)}
-            raise Refused(429, "too many wrong tokens from this address", f"wait {wait_s:.0f} s", headers)
         token = self._tokens.find(secret)
         if token is None:
+            self._slow_down(peer, now)
             self._throttle.failed(peer, now)
             challenge = {"WWW-Authenticate": 'Bearer realm="mailbalancer", error="invalid_token"'}
             raise Refused(401, "this token is not known", "`mailbalancer token list` shows what there is", challenge)
         return token
+
+    def _slow_down(self, peer: str, now: float) -> None:
+        wait_s = self._throttle.wait_s(peer, now)
+        if wait_s > 0:
+            headers = {"Retry-After": str(int(wait_s) + 1)}
+            raise Refused(429, "too many wrong tokens from this address", f"wait {wait_s:.0f} s", headers)
 
     def log_in(self, secret: str, asked: Asked, now: float) -> tuple[str, Visit]:
         """Begin a visit; returns the secret for the cookie and the visit.
@@ -152,6 +159,7 @@ class Gate:
         Raises:
             Refused: as `visitor`.
         """
+        self._slow_down(asked.peer, now)  # a person can wait
         try:
             return self.visits.begin(self.token(secret, asked.peer, now), now)
         except Refused:

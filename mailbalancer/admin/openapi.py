@@ -13,10 +13,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from mailbalancer import __version__
-from mailbalancer.admin.operation import NAME_PATTERN, Operation
+from mailbalancer.admin.operation import NAME_PATTERN, TAG_PATTERN, Operation
 from mailbalancer.admin.tokens import Role
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_TAG = {"type": "string", "pattern": f"^{TAG_PATTERN}$"}
 _ERROR = {"$ref": "#/components/schemas/Error"}
 _WORDS = {
     400: "the request is not one of this operation",
@@ -113,7 +114,7 @@ def _in_header(operation: Operation) -> list[dict[str, Any]]:
     if not operation.guarded:
         return []
     text = "the ETag of /api/v1/config that you have seen, or * to overwrite whatever is there"
-    return [{"name": "If-Match", "in": "header", "required": True, "schema": {"type": "string"}, "description": text}]
+    return [{"name": "If-Match", "in": "header", "required": True, "schema": _TAG, "description": text}]
 
 
 def _answer(operation: Operation, status: int) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mailbalancer.admin.gate import Visitor
 from mailbalancer.admin.tokens import Role
 
+#: What `configuration.etag` makes, or any.
+TAG_PATTERN = r'("[0-9a-f]{32}"|[*])'
 #: Names in paths, queries and bodies: what the configuration allows, with room.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]

@@ -187,6 +187,7 @@ def test_a_bell_that_cannot_ring_is_said_in_the_log(tmp_path: Path) -> None:
     ],
 )
 def test_alarms_that_nobody_would_get_are_refused(alarms: str, said: str) -> None:
-    text = f"alarms: {alarms}\nreal_servers: {{a: 10.0.0.1}}\nservices: {{s: {{mode: tcp, listen: '10.0.0.9:25', real_servers: [a]}}}}\n"
+    text = f"alarms: {alarms}\nreal_servers: {{a: 10.0.0.1}}\n"
+    text += "services: {s: {mode: tcp, listen: '10.0.0.9:25', real_servers: [a]}}\n"
     with pytest.raises(ConfigError, match=said):
         load_text(text)
