@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from tests.bench import table
+from tests.bench import secure, table
 from tests.bench.idle import CONNECTIONS, allow_files, idle_cost
 from tests.bench.load import burst, web_server
 from tests.bench.machine import Cores, Plan, cpu_seconds, describe, plan_cores
@@ -35,6 +35,9 @@ SCALING_CONNECTIONS = 256  # the kernel spreads them by hash: with few, one work
 BULK_CONNECTIONS = 8
 WARM_S = 1.0
 SCALING_S = 2.0
+WEB_S = 2.0
+WEB_ROUNDS = 1
+HANDSHAKES_S = 2
 
 
 class OutOfTime(Exception):
@@ -66,6 +69,13 @@ class Rows:
         self.rss = Row("the same (RSS)", table.kilobytes)
         self.excess = Row("ramp: worst second above the line", table.points)
         self.shares = Row(f"ramp: % of new sessions in seconds 1 to {RAMP_S}", str)
+        self.http = Row("HTTP keep-alive, 1 KiB, cookie and X-Forwarded-For: requests", table.per_second)
+        self.https = Row("the same over TLS: requests", table.per_second)
+        self.full = Row("new TLS connections, full handshake", table.per_second)
+        self.resumed = Row("new TLS connections, resumed", table.per_second)
+        self.offloaded = Row("bulk over TLS, plain to the server", table.gigabytes_per_second)
+        self.reencrypted = Row("bulk over TLS, TLS to the server", table.gigabytes_per_second)
+        self.tls_pss = Row(f"memory per idle TLS connection, of {secure.IDLE:,} (PSS)", table.kilobytes)
         self.busy = [Row(name, table.cores) for name in ("keep-alive", "new connections", "bulk", "2 workers")]
 
     def all(self) -> list[Row]:
@@ -75,6 +85,7 @@ class Rows:
         return [
             *(self.keepalive, self.p99, self.closing, self.bulk, self.spliced, self.two, self.scaling),
             *(self.scaling_by_cpu, busy, self.pss, self.rss, self.excess, self.shares),
+            *(self.http, self.https, self.full, self.resumed, self.offloaded, self.reencrypted, self.tls_pss),
         ]
 
 
@@ -103,6 +114,7 @@ class Bench:
             for name in self.versions:
                 say(f"{CONNECTIONS:,} idle connections: {name}")
                 self._idle(name, backend)
+            self._web(backend)
         say(f"ramp: {RAMP_S} s, {HELD} held sessions, {NEW_PER_S} new ones a second")
         self._ramp()
 
@@ -143,12 +155,56 @@ class Bench:
         self.rows.pss.add(name, cost.pss)
         self.rows.rss.add(name, cost.rss)
 
+    def _web(self, backend: int) -> None:
+        """HTTP and HTTPS, each proxy once or twice."""
+        papers, plan = secure.papers(self.folder), self.cores.alone
+        with secure.tls_server(papers, plan.load, self.folder) as encrypted:
+            for number in range(min(self.rounds, WEB_ROUNDS)):
+                for name in _rotated(list(self.versions), number):
+                    say(f"HTTP and HTTPS, round {number + 1}: {name}")
+                    self._plain_http(name, secure.Secured(backend, papers, tls=False))
+                    self._https(name, secure.Secured(backend, papers, tls=True))
+                    self._reencrypted(name, secure.Secured(encrypted, papers, tls=True, reencrypts=True))
+
+    def _plain_http(self, name: str, order: secure.Secured) -> None:
+        plan = self.cores.alone
+        with secure.http_proxy(name, order, plan.proxy, self.folder) as running:
+            self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WARM_S)
+            answered = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S)
+        self.rows.http.add(name, answered.requests_per_s)
+
+    def _https(self, name: str, order: secure.Secured) -> None:
+        plan, rows = self.cores.alone, self.rows
+        with secure.http_proxy(name, order, plan.proxy, self.folder) as running:
+            self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WARM_S, scheme="https")
+            answered = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S, scheme="https")
+            bulk = self._burst(running, plan, "/large", BULK_CONNECTIONS, seconds=WEB_S, scheme="https")
+            rows.full.add(name, secure.handshakes(running.port, plan.load, HANDSHAKES_S, resumed=False))
+            rows.resumed.add(name, secure.handshakes(running.port, plan.load, HANDSHAKES_S, resumed=True))
+        rows.https.add(name, answered.requests_per_s)
+        rows.offloaded.add(name, bulk.bytes_per_s)
+        with secure.http_proxy(name, order, plan.proxy, self.folder) as running:  # a fresh one
+            rows.tls_pss.add(name, secure.idle_tls_cost(running, order.papers).pss)
+
+    def _reencrypted(self, name: str, order: secure.Secured) -> None:
+        plan = self.cores.alone
+        with secure.http_proxy(name, order, plan.proxy, self.folder) as running:
+            bulk = self._burst(running, plan, "/large", BULK_CONNECTIONS, seconds=WEB_S, scheme="https")
+        self.rows.reencrypted.add(name, bulk.bytes_per_s)
+
     def _burst(
-        self, running: Running, plan: Plan, path: str, connections: int, seconds: float = 0.0, close: bool = False
+        self,
+        running: Running,
+        plan: Plan,
+        path: str,
+        connections: int,
+        seconds: float = 0.0,
+        close: bool = False,
+        scheme: str = "http",
     ) -> Measured:
         """One burst of load, and how many cores the proxy kept busy meanwhile; its errors are said at once."""
         before = cpu_seconds(running.pid)
-        result = burst(running.port, path, connections, plan.load, self.folder, seconds or self.seconds, close)
+        result = burst(running.port, path, connections, plan.load, self.folder, seconds or self.seconds, close, scheme)
         used = cpu_seconds(running.pid) - before
         if result.errors:
             say(f"  {running.name}, {path}{', a connection each' if close else ''}: errors: {result.errors}")
@@ -220,7 +276,7 @@ def say(text: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description="measure against HAProxy and nginx")
-    parser.add_argument("--rounds", type=int, default=3, help="times each proxy has its turn (default 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="times each proxy has its turn (default 2)")
     parser.add_argument("--seconds", type=float, default=3, help="length of one burst of load (default 3)")
     return parser.parse_args()
 

@@ -80,6 +80,7 @@ def burst(
     folder: Path,
     duration_s: float,
     close: bool = False,
+    scheme: str = "http",
 ) -> Burst:
     """Ask for `path` over and over for `duration_s`.
 
@@ -95,7 +96,7 @@ def burst(
         *(find("wrk") or "wrk", "-t", str(threads), "-c", str(connections), "-d", f"{max(1, round(duration_s))}s"),
         *("--latency", "--timeout", "5s", "-s", str(script)),
         *(("-H", "Connection: close") if close else ()),
-        f"http://127.0.0.1:{port}{path}",
+        f"{scheme}://127.0.0.1:{port}{path}",
     ]
     said = subprocess.run(command, capture_output=True, text=True, timeout=duration_s + 20, check=False)
     if "JSON" not in said.stdout:

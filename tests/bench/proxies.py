@@ -68,10 +68,19 @@ def missing() -> list[str]:
 @contextlib.contextmanager
 def proxy(name: str, order: Order, cores: Sequence[int], folder: Path) -> Iterator[Running]:
     """One proxy, started on these cores, until the block ends."""
+    with serving(name, lambda port, home: _COMMANDS[name](order, port, home), cores, folder) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def serving(
+    name: str, write: Callable[[int, Path], list[str]], cores: Sequence[int], folder: Path
+) -> Iterator[Running]:
+    """A program that listens on a port, with a folder of its own. `write` makes its configuration and its command."""
     home = folder / f"{name}-{free_port()}"  # a fresh name: every start gets a folder of its own
     home.mkdir()
     port = free_port()
-    command = _COMMANDS[name](order, port, home)
+    command = write(port, home)
     log = home / "log"
     with running(command, cores, log) as process:
         try:
