@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from mailbalancer.l4.paths import Path
 from mailbalancer.model import Config
 
 Event = dict[str, Any]
@@ -30,6 +31,11 @@ class Desk(Protocol):
     @property
     def obey(self) -> Callable[[str, dict[str, Any]], Awaitable[Any]]:
         """A command of the control socket and its arguments; raises MailbalancerError when it is refused."""
+        ...
+
+    @property
+    def explain(self) -> Callable[[str, str, str], list[Path]]:
+        """The ways from a client to a service's real servers (or the one named); raises MailbalancerError."""
         ...
 
     def watch(self, told: Callable[[Event], None]) -> list[Event]:

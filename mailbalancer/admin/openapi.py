@@ -122,6 +122,8 @@ def _answer(operation: Operation, status: int) -> dict[str, Any]:
         return {"description": _WORDS[status], "content": {"application/json": {"schema": _ERROR}}}
     if operation.name == "live":
         return {"description": "events, one per second", "content": {"text/event-stream": {}}}
+    if operation.kind != "application/json":
+        return {"description": "a picture", "content": {operation.kind: {}}}
     schema = {"type": "object", "required": list(operation.keys)}
     return {"description": "done", "content": {"application/json": {"schema": schema}}}
 

@@ -103,3 +103,4 @@ class Operation:
     body: type[BaseModel] | None = None
     guarded: bool = False
     audited: bool = False
+    kind: str = "application/json"

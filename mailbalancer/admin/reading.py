@@ -7,6 +7,7 @@ Refuses to know: HTTP, and who may (each operation says the role it needs).
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -18,10 +19,11 @@ from mailbalancer.admin.certificates import Certificates
 from mailbalancer.admin.desk import Desk, Event
 from mailbalancer.admin.gate import Refused
 from mailbalancer.admin.history import POINTS, RESOLUTION_S, History
-from mailbalancer.admin.operation import Call, Given, Name, Number, Operation, Paged
+from mailbalancer.admin.operation import Call, Given, Name, Number, Operation, Paged, Reply
 from mailbalancer.admin.tokens import Role
 from mailbalancer.config.profiles import Profile, checklist, list_profiles, load_profile
 from mailbalancer.errors import ConfigError
+from mailbalancer.l4 import paths
 
 READ = Role.READ
 REMEMBERED_EVENTS = 5000
@@ -45,6 +47,16 @@ class Wanted(Given):
 class Span(Given):
     service: Name | Literal[""] = ""
     points: Number = Field(default=120, ge=1, le=POINTS)
+
+
+class Client(Given):
+    client: str = Field(min_length=1, max_length=64, description="its address")
+    service: Name
+    real_server: Name | Literal[""] = ""
+
+
+class OneClient(Client):
+    real_server: Name
 
 
 class Filled(Given):
@@ -87,6 +99,10 @@ class Reading:
             get("/events", "events", "What happened, newest last", self.listed_events, "events", query=Paged),
             get("/statistics", "statistics", "The last 24 hours at a fixed resolution", self.statistics, "services",
                 "resolution_s", query=Span),
+            get("/explain", "explain", "Which way a client's connection goes, hop by hop", self.explain, "ways",
+                query=Client),
+            get("/explain.svg", "explain_picture", "The same as a picture, for one real server", self.explain_picture,
+                query=OneClient, kind="image/svg+xml"),
             get("/audit", "audit", "Who changed what", self.audit, "entries", query=Paged, role=Role.ADMIN),
         ]  # fmt: skip
 
@@ -154,6 +170,21 @@ class Reading:
             "ends_at": self._history.ends_at,
             "services": {name: self._history.last(name, points) for name in names},
         }
+
+    async def explain(self, call: Call) -> dict[str, Any]:
+        return {
+            "ways": [
+                {"real_server": way.server.partition(" ")[0], **asdict(way), "text": paths.text(way)}
+                for way in self._ways(call)
+            ]
+        }
+
+    async def explain_picture(self, call: Call) -> Reply:
+        return Reply(paths.svg(self._ways(call)[0]).encode(), kind="image/svg+xml")
+
+    def _ways(self, call: Call) -> list[paths.Path]:
+        self._must_exist(call.query.service)
+        return self._desk.explain(call.query.client, call.query.service, call.query.real_server)
 
     async def audit(self, call: Call) -> dict[str, Any]:
         return {"entries": self._audit.listed(call.query.limit)}

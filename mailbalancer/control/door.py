@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mailbalancer.control.events import Events
+from mailbalancer.l4.paths import Path
 from mailbalancer.model import Config
 
 
@@ -22,12 +23,15 @@ class Desk:
         config: what runs now.
         report: the facts of `status`; raises MailbalancerError while starting.
         obey: a command of the control socket and its arguments; raises MailbalancerError when refused.
+        explain: the ways from a client to a service's real servers (or the one that is named); reads the routes of this
+            machine, which takes some 20 ms.
     """
 
     config: Config
     report: Callable[[], dict[str, Any]]
     obey: Callable[[str, dict[str, Any]], Awaitable[Any]]
     events: Events
+    explain: Callable[[str, str, str], list[Path]]
 
     def watch(self, told: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
         """Call `told` with every event from now on; returns those that are remembered, newest last."""

@@ -30,6 +30,7 @@ from mailbalancer.control.checks.scheduler import Scheduler
 from mailbalancer.control.commands import Commands
 from mailbalancer.control.door import Desk, Door
 from mailbalancer.control.events import Events
+from mailbalancer.control.explaining import explained
 from mailbalancer.control.host_plan import needed_capabilities
 from mailbalancer.control.imbalance import Imbalances
 from mailbalancer.control.l4_engine import L4Engine, ledger_path
@@ -49,6 +50,7 @@ from mailbalancer.host.limits import raise_open_files
 from mailbalancer.host.privileges import DEFAULT_USER, become, own_directories, service_user
 from mailbalancer.ipc.board import Board
 from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, Remark, SessionList, Stop, Up
+from mailbalancer.l4.paths import Path as Way
 from mailbalancer.log import Log, one_line
 from mailbalancer.model import Config, MemberKey
 from mailbalancer.tls.context_pool import ContextPool
@@ -185,7 +187,7 @@ class Supervisor:
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
         )
         self._server = ControlServer(self._config.control_socket, self._obey, self._log)
-        self._desk = Desk(self._config, self._report, self._obey, self._events)
+        self._desk = Desk(self._config, self._report, self._obey, self._events, self._explain)
         self._workers.on_start = self._rollout.configure
         self._workers.on_message = self._heard
         self._workers.on_end = self._imbalances.forget_worker
@@ -368,6 +370,9 @@ class Supervisor:
                     self._commands.listed(worker, message)
         except ValueError as error:
             self._log.warning(f"worker {worker.index} reported something that cannot be: {error}")
+
+    def _explain(self, client: str, service: str, real_server: str) -> list[Way]:
+        return explained(self._config, client, service, real_server, self._report())
 
     async def _obey(self, command: str, arguments: dict[str, Any]) -> Any:
         if command not in READ_ONLY or self._rollout.running is None:

@@ -69,7 +69,8 @@ def test_who_may_only_read_sees_no_buttons(browser: Browser, door: Door) -> None
     come_in(browser, door, Role.READ)
     browser.run('location.hash = "#/service/smtp"')
     browser.sees("ex1", "not checked")
-    assert browser.run('document.querySelectorAll("main button").length') == 0
+    buttons = browser.run('[...document.querySelectorAll("main button")].map((b) => b.textContent)')
+    assert buttons == ["Show the way"]
 
 
 def test_a_changed_configuration_is_looked_at_applied_and_rolled_back(browser: Browser, door: Door) -> None:
@@ -147,6 +148,21 @@ def test_no_script_parses_html(name: str) -> None:
     ):
         assert word not in text
     assert "://" not in text.replace('"http://www.w3.org/2000/svg"', ""), "nothing comes from elsewhere"
+
+
+def test_the_way_of_a_client_is_shown(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.READ)
+    browser.run('location.hash = "#/service/smtp"')
+    browser.sees("not checked")
+    browser.click("Which way does a client's connection go?")
+    browser.type("#client", "127.0.0.77")
+    browser.click("Show the way")
+    browser.sees("127.0.0.77 -> smtp -> ex1 ", "the real server sees")
+    loaded = "[...document.querySelectorAll('.way')].every((i) => i.complete && i.naturalWidth > 0)"
+    eventually(lambda: browser.run(loaded), what="the pictures")
+    browser.type("#client", "<b>")
+    browser.click("Show the way")
+    browser.sees("is not an IP address")
 
 
 def test_the_keyboard_is_enough(browser: Browser, door: Door) -> None:

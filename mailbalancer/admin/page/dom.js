@@ -34,6 +34,7 @@ export function patch(old, fresh) {
     old.replaceWith(fresh);
     return;
   }
+  if (old.classList?.contains("ways")) return; // what was asked for stays
   if (old.nodeType === Node.TEXT_NODE) {
     if (old.data !== fresh.data) old.data = fresh.data;
     return;

@@ -72,6 +72,7 @@ export function service(live, name, history, asked) {
       chart((history || {})[key], { sessions: "sessions", total: "new/s", refused: "refused/s", failed: "failed/s", bytes_out: "bytes/s out" }[key],
         key === "sessions" ? one.sessions : latest((history || {})[key])))),
     one.pools.map((pool) => poolBlock(one, pool)),
+    wayForm(one),
     h("h2", {}, "Sessions"), asked.sessions ? sessionTable(asked.sessions) : h("p", { class: "quiet" }, "…"),
     persistGroups(one).map((group) => persistence(group, asked.persistence?.[group])));
 }
@@ -108,6 +109,26 @@ function actions(one, pool, server) {
   return h("div", { class: "buttons" },
     server.admin === "enabled" ? [act("drain"), act("disable")] : act("enable"),
     pool.route ? null : button("admin", "weight", () => weigh(one.name, server.name, server.configured_weight), `weight of ${server.name}`));
+}
+
+function wayForm(one) {
+  const submit = async (event) => {
+    event.preventDefault();
+    const shown = event.currentTarget.parentNode.querySelector(".ways");
+    const query = `client=${path(event.currentTarget.elements.client.value.trim())}&service=${path(one.name)}`;
+    try {
+      const { ways } = await get(`/explain?${query}`);
+      shown.replaceChildren(...ways.map((way) => h("figure", {},
+        h("img", { class: "way", src: `/api/v1/explain.svg?${query}&real_server=${path(way.real_server)}`, alt: `the way to ${way.server}` }),
+        h("figcaption", {}, h("pre", { tabindex: 0 }, way.text)))));
+    } catch (error) {
+      shown.replaceChildren(failed(error));
+    }
+  };
+  return h("details", {}, h("summary", {}, "Which way does a client's connection go?"),
+    h("form", { class: "field", onsubmit: submit }, h("label", { for: "client" }, "Address of the client"),
+      h("input", { id: "client", name: "client", placeholder: "192.0.2.10", autocomplete: "off" }), h("button", {}, "Show the way")),
+    h("div", { class: "ways", "aria-live": "polite" }));
 }
 
 function sessionTable(found) {
