@@ -8,6 +8,7 @@ because `--help` must not wait for them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -506,6 +507,89 @@ def enable(ask: Ask, names: dict[str, str]) -> None:
       mailbalancer enable ex2  # in every service
     """
     _operate(ask, "enable", names)
+
+
+def _now() -> str:
+    import datetime
+
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _write_new(file: str, content: bytes) -> None:
+    """A file of ours alone; one that is there stays."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise MailbalancerError(f"{file} cannot be made: {error.strerror}", "name another file") from None
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+
+
+@commands.command(short_help="Keep configuration and state in a file.")
+@_config_option
+@click.argument("file")
+def backup(config: str, file: str) -> None:
+    """Keep the configuration and the state (drained servers, ramps, persistence) in one file.
+
+    Private keys and tokens are not in it.
+
+    \b
+    Example:
+      mailbalancer backup /root/mailbalancer-$(date +%F).tar.gz
+    """
+    from mailbalancer.admin import backup as room
+
+    _write_new(file, room.make(_load(config), _now()))
+    _say(f"{file} written")
+
+
+@commands.command(short_help="Bring back what `backup` kept.")
+@_config_option
+@click.argument("file")
+def restore(config: str, file: str) -> None:
+    """Bring back configuration and state from a file that `backup` wrote. Refused while the balancer runs.
+
+    \b
+    Example:
+      systemctl stop mailbalancer && mailbalancer restore backup.tar.gz && systemctl start mailbalancer
+    """
+    from mailbalancer.admin import backup as room
+    from mailbalancer.control.client import request
+
+    running = False
+    if Path(config).exists():
+        with contextlib.suppress(MailbalancerError):
+            request(control_socket(config), "status")
+            running = True
+    if running:
+        raise MailbalancerError("the balancer runs, and would write its own state over the old one", "stop it first")
+    for written in room.restore(Path(file), Path(config)):
+        _say(f"{written} restored")
+
+
+@commands.command(short_help="Put together what somebody who helps has to see.")
+@_running
+@click.argument("file")
+def support(ask: Ask, file: str) -> None:
+    """Put status, events, sessions and the configuration without secrets into one file, for somebody who helps.
+
+    Addresses of clients and servers are in it; private keys, tokens and mail are not.
+
+    \b
+    Example:
+      mailbalancer support /tmp/mailbalancer-support.tar.gz
+    """
+    import platform
+
+    from mailbalancer.admin import backup as room
+
+    report = ask("status")
+    about = {"version": __version__, "at": _now(), "python": sys.version, "system": platform.platform()}
+    text = Path(report["config"]).read_text(encoding="utf-8", errors="replace")
+    facts = {"about": about, "status": report, "sessions": ask("sessions", limit=1000), "events": ask("events")}
+    contents = {f"{name}.json": json.dumps(fact, indent=1).encode() for name, fact in facts.items()}
+    _write_new(file, room.pack({**contents, "mailbalancer.yaml": room.without_secrets(text).encode()}))
+    _say(f"{file} written; look at it before you send it")
 
 
 @commands.group(short_help="Take a real server out for patching, and bring it back.")

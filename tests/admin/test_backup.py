@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mailbalancer.admin import backup
+from mailbalancer.admin.tokens import Role
+from mailbalancer.errors import ConfigError, MailbalancerError
+from tests.admin.door import open_door
+from tests.support.program import run_cli
+
+
+def test_a_backup_brings_back_what_was_drained_and_nobody_s_keys(tmp_path: Path) -> None:
+    saved = tmp_path / "saved.tar.gz"
+    with open_door(tmp_path) as door:
+        door.make_tokens()
+        balancer = door.balancer
+        balancer.command("drain", real_server="ex2")
+        assert balancer.cli("backup", str(saved)).returncode == 0
+        again = balancer.cli("backup", str(saved))
+        assert (again.returncode, "File exists" in again.stderr) == (1, True)
+        refused = balancer.cli("restore", str(saved))
+        assert (refused.returncode, "stop it first" in refused.stderr) == (1, True)
+        content = b"".join(backup.unpack(saved).values())
+        assert not [s for s in door.secrets.values() if s.encode() in content]
+        assert b"sha256:" not in content
+        before = door.file
+        assert balancer.stop() == 0
+        balancer.config_file.write_text("services: {}\n")
+        balancer.state_file.unlink()
+        restored = balancer.cli("restore", str(saved))
+        assert restored.returncode == 0, restored
+        assert door.file == before
+        balancer.start()
+        assert balancer.real_server("smtp", "ex2")["admin"] == "draining"
+
+
+def test_what_support_gets_has_no_secret(tmp_path: Path) -> None:
+    with open_door(tmp_path) as door:
+        door.make_tokens()
+        made = tmp_path / "support.tar.gz"
+        assert door.balancer.cli("support", str(made)).returncode == 0
+        with tarfile.open(made) as archive:
+            names = archive.getnames()
+            content = b"".join(archive.extractfile(name).read() for name in names)  # type: ignore[union-attr]
+    assert set(names) == {"about.json", "status.json", "sessions.json", "events.json", "mailbalancer.yaml"}
+    assert door.secrets[Role.ADMIN].encode() not in content
+    assert b"tokens_file: tokens" in content or b"<hidden>" in content
+    hidden = backup.without_secrets("a:\n  password: geheim\n  'api_token': x y\n  port: 25\n")
+    assert hidden == "a:\n  password: <hidden>\n  'api_token': <hidden>\n  port: 25\n"
+
+
+def archive_of(path: Path, name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for entry_name, data in (("about.json", b"{}"), (name, content)):
+            entry = tarfile.TarInfo(entry_name)
+            entry.size = len(data)
+            entry.type = kind if entry_name == name else tarfile.REGTYPE
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("name", ["../mailbalancer.yaml", "/etc/passwd", "else.txt", "tokens"])
+def test_nothing_else_comes_out_of_an_archive(tmp_path: Path, name: str) -> None:
+    with pytest.raises(MailbalancerError, match="is no backup"):
+        backup.restore(archive_of(tmp_path / "x", name, b"x"), tmp_path / "mailbalancer.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_links_and_broken_archives_are_refused(tmp_path: Path) -> None:
+    link = archive_of(tmp_path / "x", backup.CONFIG, b"", tarfile.SYMTYPE)
+    broken = tmp_path / "y"
+    broken.write_bytes(link.read_bytes()[:-20])
+    text = tmp_path / "z"
+    text.write_text("hello")
+    for path in (link, broken, text, tmp_path / "none"):
+        with pytest.raises(MailbalancerError):
+            backup.unpack(path)
+
+
+def test_a_configuration_that_does_not_fit_is_not_restored(tmp_path: Path) -> None:
+    made = archive_of(tmp_path / "x", backup.CONFIG, b"services: {s: {mode: nonsense}}")
+    with pytest.raises(ConfigError):
+        backup.restore(made, tmp_path / "mailbalancer.yaml")
+    assert not (tmp_path / "mailbalancer.yaml").exists()
+    said = run_cli("restore", str(made), "-c", str(tmp_path / "mailbalancer.yaml"))
+    assert said.returncode == 1
+    assert "nonsense" in said.stderr
