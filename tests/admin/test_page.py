@@ -95,6 +95,17 @@ def test_a_changed_configuration_is_looked_at_applied_and_rolled_back(browser: B
     eventually(lambda: door.file == original)
 
 
+def test_a_weight_is_changed_after_its_difference_was_seen(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.ADMIN)
+    browser.run('location.hash = "#/service/smtp"')
+    browser.click("weight of ex1")
+    browser.type("#weight", "7")
+    browser.click("Look at the change", "dialog")
+    browser.sees("ex1: {port: 9, weight: 7}")
+    browser.click("Apply", "dialog")
+    eventually(lambda: door.balancer.real_server("smtp", "ex1")["weight"] == 7)
+
+
 def test_a_profile_is_filled_in_and_previewed(browser: Browser, door: Door) -> None:
     come_in(browser, door, Role.ADMIN)
     browser.run('location.hash = "#/profile/dns"')

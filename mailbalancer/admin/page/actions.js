@@ -22,14 +22,16 @@ function announce(title, content, verb, act) {
     agree.disabled = true;
     try {
       const told = await act();
+      if (!told) return null; // it has shown something else in our place
       const warnings = told.warnings || [];
-      if (!warnings.length) return close();
+      if (!warnings.length) return dialog.close();
       outcome.replaceChildren(h("p", {}, "Done."), h("ul", {}, warnings.map((w) => h("li", {}, w))));
       agree.hidden = true;
     } catch (error) {
       outcome.replaceChildren(failed(error));
       agree.disabled = false;
     }
+    return null;
   } }, verb);
   dialog.replaceChildren(h("h2", { id: "dialog-title" }, title), content, outcome,
     h("div", { class: "buttons" }, h("button", { onclick: close }, "Close"), act ? agree : null));
@@ -71,7 +73,7 @@ export function weigh(service, realServer, weight) {
       const { etag } = await get("/config");
       const path = `/config/services/${encodeURIComponent(service)}/real-servers/${encodeURIComponent(realServer)}/weight`;
       await change(`Weight ${input.value} for ${realServer} in ${service}`, "PUT", path, { weight: Number(input.value) }, etag);
-      return { warnings: [] , kept: true };
+      return null;
     });
 }
 
