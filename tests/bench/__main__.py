@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from tests.bench import secure, table
+from tests.bench import mail, secure, table
 from tests.bench.idle import CONNECTIONS, allow_files, idle_cost
 from tests.bench.load import burst, web_server
 from tests.bench.machine import Cores, Plan, cpu_seconds, describe, plan_cores
@@ -36,6 +36,7 @@ BULK_CONNECTIONS = 8
 WARM_S = 1.0
 SCALING_S = 2.0
 WEB_S = 2.0
+MAIL_S = 2.0
 WEB_ROUNDS = 1
 HANDSHAKES_S = 2
 
@@ -76,6 +77,11 @@ class Rows:
         self.offloaded = Row("bulk over TLS, plain to the server", table.gigabytes_per_second)
         self.reencrypted = Row("bulk over TLS, TLS to the server", table.gigabytes_per_second)
         self.tls_pss = Row(f"memory per idle TLS connection, of {secure.IDLE:,} (PSS)", table.kilobytes)
+        self.posted = Row("SMTP: messages of 4 KiB, one on a connection", table.per_second)
+        self.posted_together = Row("the same, ten on a connection", table.per_second)
+        self.large_mail = Row("SMTP: messages of 10 MiB × 4 connections", table.gigabytes_per_second)
+        self.secured_mail = Row("SMTP with STARTTLS ¹: messages of 4 KiB, one on a connection", table.per_second)
+        self.secured_together = Row("the same, ten on a connection", table.per_second)
         self.busy = [Row(name, table.cores) for name in ("keep-alive", "new connections", "bulk", "2 workers")]
 
     def all(self) -> list[Row]:
@@ -86,6 +92,7 @@ class Rows:
             *(self.keepalive, self.p99, self.closing, self.bulk, self.spliced, self.two, self.scaling),
             *(self.scaling_by_cpu, busy, self.pss, self.rss, self.excess, self.shares),
             *(self.http, self.https, self.full, self.resumed, self.offloaded, self.reencrypted, self.tls_pss),
+            *(self.posted, self.posted_together, self.large_mail, self.secured_mail, self.secured_together),
         ]
 
 
@@ -115,6 +122,7 @@ class Bench:
                 say(f"{CONNECTIONS:,} idle connections: {name}")
                 self._idle(name, backend)
             self._web(backend)
+        self._mail()
         say(f"ramp: {RAMP_S} s, {HELD} held sessions, {NEW_PER_S} new ones a second")
         self._ramp()
 
@@ -192,6 +200,33 @@ class Bench:
             bulk = self._burst(running, plan, "/large", BULK_CONNECTIONS, seconds=WEB_S, scheme="https")
         self.rows.reencrypted.add(name, bulk.bytes_per_s)
 
+    def _mail(self) -> None:
+        """SMTP, in clear and with STARTTLS."""
+        papers, plan = secure.papers(self.folder), self.cores.alone
+        with (
+            mail.sink(plan.load, self.folder) as port,
+            mail.secured_sinks(papers, plan.load, self.folder) as secured,
+        ):
+            for name in filter(mail.can_run, self.versions):
+                say(f"mail: {name}")
+                self._plain_mail(name, mail.Posting((port,)))
+                self._secured_mail(name, mail.Posting(secured, papers), papers)
+
+    def _plain_mail(self, name: str, order: mail.Posting) -> None:
+        plan, rows = self.cores.alone, self.rows
+        with mail.mail_proxy(name, order, plan.proxy, self.folder) as running:
+            mail.messages_per_s(running.port, plan.load, WARM_S, together=False)
+            rows.posted.add(name, mail.messages_per_s(running.port, plan.load, MAIL_S, together=False))
+            rows.posted_together.add(name, mail.messages_per_s(running.port, plan.load, MAIL_S, together=True))
+            rows.large_mail.add(name, mail.bytes_per_s(running.port, plan.load, MAIL_S))
+
+    def _secured_mail(self, name: str, order: mail.Posting, papers: secure.Papers) -> None:
+        plan = self.cores.alone
+        with mail.mail_proxy(name, order, plan.proxy, self.folder) as running:
+            for row, together in ((self.rows.secured_mail, False), (self.rows.secured_together, True)):
+                found = mail.secured_messages_per_s(running.port, papers, plan.load, MAIL_S, together=together)
+                row.add(name, found)
+
     def _burst(
         self,
         running: Running,
@@ -265,6 +300,7 @@ def main() -> int:
         "The scaling by CPU time is what two full cores would give.\n"
     )
     print(table.render(bench.rows.all(), versions, HAPROXY))
+    print(f"\n¹ {mail.UNLIKE}")
     say(f"took {time.monotonic() - started_at:.0f} s")
     return 0
 
