@@ -78,6 +78,9 @@ SAFETY = {
     "Cache-Control": "no-store",
     "Server": "mailbalancer",
 }
+#: What the door is opened with: a change of it is a move.
+_Place = tuple[Endpoint | None, str, str]
+_NOWHERE: _Place = (None, "", "")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -86,7 +89,7 @@ class AdminServer:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._listen: Endpoint | None = None
+        self._opened: _Place = _NOWHERE
         self._server: asyncio.Server | None = None
         self._context: ssl.SSLContext | None = None
         self._desk: Desk | None = None
@@ -112,7 +115,7 @@ class AdminServer:
         self._configuration.applied()
         self._bell.follow(config.alarms)
         try:
-            if config.admin.listen != self._listen or _is_encrypted(config) != (self._context is not None):
+            if _place(config) != self._opened:
                 await self._move(config)
             elif self._context is not None:
                 _fill(self._context, config)
@@ -140,15 +143,17 @@ class AdminServer:
         sock = _listener(listen)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connected, sock=sock, ssl=context)
-        self._listen, self._context = listen, context
+        self._opened, self._context = _place(config), context
         self._log.info(f"page, API and metrics on {'https' if context else 'http'}://{listen}/")
 
     async def _move(self, config: Config) -> None:
         """To another address, or to TLS; the same address has to be left first."""
-        old, was = self._server, self._listen
-        if old is not None and (was == config.admin.listen or config.admin.listen is None):
+        if config.admin.listen is not None and _is_encrypted(config):
+            _context(config)  # what is wrong with it is found while the old door is still open
+        old, was = self._server, self._opened
+        if old is not None and (was[0] == config.admin.listen or config.admin.listen is None):
             old.close()
-            self._server, self._listen, self._context = None, None, None
+            self._server, self._opened, self._context = None, _NOWHERE, None
         if config.admin.listen is not None:
             await self._open(config)
             if old is not None:
@@ -338,6 +343,10 @@ def _listener(listen: Endpoint) -> socket.socket:
     return sock
 
 
+def _place(config: Config) -> _Place:
+    return config.admin.listen, config.admin.certificate, config.admin.client_ca_file
+
+
 def _is_encrypted(config: Config) -> bool:
     return bool(config.admin.certificate)
 
@@ -356,10 +365,13 @@ def _fill(context: ssl.SSLContext, config: Config) -> None:
     listed = next((one for one in config.certificates if one.name == admin.certificate), None)
     if listed is None:
         raise MailbalancerError(f"admin.certificate: there is no certificate '{admin.certificate}'")
-    profile.load_pair(context, read_material(listed, today()).pem)
-    if admin.client_ca_file:
-        context.load_verify_locations(cadata=read_authorities(admin.client_ca_file))
-        context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        profile.load_pair(context, read_material(listed, today()).pem)
+        if admin.client_ca_file:
+            context.load_verify_locations(cadata=read_authorities(admin.client_ca_file))
+            context.verify_mode = ssl.CERT_REQUIRED
+    except ssl.SSLError as error:
+        raise MailbalancerError(f"admin: OpenSSL refuses certificate or client_ca: {error.reason}") from error
 
 
 class _ToLog(logging.Handler):

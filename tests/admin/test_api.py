@@ -368,6 +368,19 @@ def test_the_live_feed_tells_what_happens(door: Door) -> None:
     assert door.balancer.stop() == 0, "a viewer does not hold up the end"
 
 
+def test_a_reload_moves_the_door_and_closes_it(door: Door) -> None:
+    old, door.port = door.port, free_port()
+    door.balancer.reload(door.file.replace(str(old), str(door.port)))
+    eventually(lambda: door.ask("GET", "/").status == 200, what="the door has moved")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", old), timeout=5)
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken:
+        door.balancer.reload(door.file.replace(str(door.port), str(taken.getsockname()[1])))
+        assert door.ask("GET", "/").status == 200, "what cannot be had leaves the door where it was"
+        assert "the door stays as it was" in door.balancer.log_text()
+
+
 def test_tls_with_certificates_of_visitors(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     ours = authority.issue("127.0.0.1")
