@@ -88,9 +88,13 @@ class Listeners:
         return opened
 
     def pin_as(self, config: Config) -> None:
-        """Follow the persistence of this configuration on addresses that were open before."""
+        """Follow the persistence of this configuration on addresses that were open before.
+
+        One that is not there was closed by a stop while the workers were being configured.
+        """
         for endpoint, pinned in wanted(config).items():
-            self._sets[endpoint].pin(pinned)
+            if endpoint in self._sets:
+                self._sets[endpoint].pin(pinned)
 
     def unwanted(self, config: Config) -> list[Endpoint]:
         """Addresses that are open and that this configuration does not use."""

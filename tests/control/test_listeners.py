@@ -218,6 +218,15 @@ def test_a_reload_pins_and_unpins(listeners: Listeners) -> None:
     assert len({landed_on("127.0.3.7", endpoint, entry.sockets) for _ in range(30)}) > 1
 
 
+def test_a_stop_in_the_middle_of_a_reload_closes_what_the_reload_would_pin(listeners: Listeners) -> None:
+    endpoint = here()
+    pinned = config(service(listen=[endpoint], persist=persist()))
+    listeners.open_missing(pinned)
+    listeners.close([endpoint])
+    listeners.pin_as(pinned)
+    assert listeners.unwanted(config()) == []
+
+
 @pytest.mark.parametrize("workers", [2, 3, 8, 64])
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_the_program_as_an_interpreter_runs_it(ipv6: bool, workers: int) -> None:
