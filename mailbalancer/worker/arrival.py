@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 from collections.abc import Callable
 
 from mailbalancer.model import Endpoint
 from mailbalancer.wire import proxy_header
 from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.reactor import reset_on_close
 from mailbalancer.worker.service import Service
 
 #: What a mode does with a connection: engine, service, listening endpoint, socket, client address and port.
 Handler = Callable[[Engine, Service, Endpoint, socket.socket, str, int], object]
 
 _PEEK_BYTES = 4096
-_RESET = struct.pack("ii", 1, 0)
 
 
 class Arrival:
@@ -105,7 +104,7 @@ class Arrival:
         self._leave()
         if reset:
             with contextlib.suppress(OSError):
-                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                reset_on_close(self._client)
         self._engine.reactor.close(self._client)
         if self._engine.log.sessions:
             proxy = str(Endpoint(self.address, self.port))

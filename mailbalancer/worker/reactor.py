@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 
@@ -33,6 +34,15 @@ EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 BATCH = 256
 
 Handler = Callable[[int], None]
+
+_LINGER_NOT = struct.pack("ii", 1, 0)
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Closing this socket sends RST instead of FIN: nothing may look complete that is not (socket(7), SO_LINGER)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+
+
 Fault = Callable[[int, Exception], None]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 from enum import IntEnum
 from functools import partial
 
@@ -19,7 +18,7 @@ from mailbalancer.model import Endpoint
 from mailbalancer.wire import client_hello, proxy_header, server_hello
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.placement import Placement
-from mailbalancer.worker.reactor import FAILED, HANGUP, INPUT, READ, WRITE
+from mailbalancer.worker.reactor import FAILED, HANGUP, INPUT, READ, WRITE, reset_on_close
 from mailbalancer.worker.relay import Relay
 from mailbalancer.worker.service import Service
 
@@ -30,7 +29,6 @@ FIRST_BYTES_HOLD_S = 2.0
 #: The server has closed its side: a client that stays silent this long has gone.
 AFTER_SERVER_CLOSED_S = 60.0
 _EARLY_BYTES = 65536
-_RESET = struct.pack("ii", 1, 0)
 #: TLS alert: fatal, unrecognized_name (RFC 6066 section 3).
 _UNRECOGNIZED_NAME = bytes.fromhex("15030300020270")
 
@@ -326,7 +324,7 @@ class Session(Placement):
         if reset:
             for sock in (self._client, self.server):
                 if sock is not None:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    reset_on_close(sock)
         engine.reactor.close(self._client)
         self.give_up()
         self.no_deadline()

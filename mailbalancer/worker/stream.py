@@ -18,18 +18,16 @@ import os
 import select
 import socket
 import ssl
-import struct
 from collections.abc import Callable
 from typing import Protocol
 
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.reactor import BROKEN, EDGES, FAILED, READ, WRITE
+from mailbalancer.worker.reactor import BROKEN, EDGES, FAILED, READ, WRITE, reset_on_close
 
 _INPUT = select.EPOLLIN
 _READING = _INPUT | select.EPOLLRDHUP
 #: Raised in place of "not now".
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_RESET = struct.pack("ii", 1, 0)
 #: `receive`: nothing is there now.
 NOTHING = -1
 #: Smallest buffer for `receive`: a whole TLS record, so that nothing stays behind inside OpenSSL unseen by epoll.
@@ -293,7 +291,7 @@ class Stream:
         self._out.clear()
         if reset:
             with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                reset_on_close(self.sock)
         elif self._tls is not None and not self._shaking:
             with contextlib.suppress(OSError, ValueError):
                 self._tls.unwrap()
