@@ -22,8 +22,10 @@ NEAR = {4: {"s1": "10.0.1.11", "s2": "10.0.1.12"}, 6: {"s1": "fd00:1::11", "s2":
 def config(
     servers: dict[str, str], vip: str, protocol: str = "tcp", forward: str = "dsr", **more: Any
 ) -> dict[str, Any]:
+    """In turn, so that who gets a burst of flows does not hang on when sessions were last counted."""
     listen = f"[{vip}]:{PORT}" if ":" in vip else f"{vip}:{PORT}"
     service = {"mode": "l4", "protocol": protocol, "listen": listen, "forward": forward, "real_servers": [*servers]}
+    service["schedule"] = "round_robin"
     return {"real_servers": servers, "services": {"mail": {**service, "check": FAST, "ramp_s": 0, **more}}}
 
 
