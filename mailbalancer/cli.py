@@ -252,10 +252,16 @@ def demo(seconds: float, workers: int, keep: bool) -> None:
     Example:
       mailbalancer demo --seconds 60
     """
+    import datetime
+
+    from mailbalancer.admin import tokens
     from mailbalancer.control.client import request
     from mailbalancer.demo import show
 
-    show.run(show.Settings(seconds, workers, keep, own_command()), request, click.echo)
+    def make_token(path: Path) -> str:
+        return tokens.create(path, "demo", tokens.Role.ADMIN, datetime.datetime.now(datetime.UTC).date().isoformat())
+
+    show.run(show.Settings(seconds, workers, keep, own_command()), request, make_token, click.echo)
 
 
 def own_command() -> str:

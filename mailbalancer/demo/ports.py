@@ -33,6 +33,7 @@ class Ports:
         rpc_servers: the real RPC stand-ins by name, one port per RPC service, in the order of `RPC_SERVICES`.
         web: where the balancer listens for browsers and mail programs.
         web_servers: the real web servers by name: their port, and that of their RPC proxy.
+        page: where the balancer shows its page.
     """
 
     smtp: int
@@ -41,6 +42,7 @@ class Ports:
     rpc_servers: Mapping[str, tuple[int, ...]]
     web: int
     web_servers: Mapping[str, tuple[int, int]]
+    page: int
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def reserved() -> Iterator[Ports]:
     """
     kinds = len(RPC_SERVICES)
     with ExitStack() as held:
-        ports = iter(_hold(2 + kinds + len(NAMES) * (3 + kinds), held))
+        ports = iter(_hold(3 + kinds + len(NAMES) * (3 + kinds), held))
         yield Ports(
             smtp=next(ports),
             rpc={service: next(ports) for service in RPC_SERVICES},
@@ -60,6 +62,7 @@ def reserved() -> Iterator[Ports]:
             rpc_servers={name: tuple(next(ports) for _ in range(kinds)) for name in NAMES},
             web=next(ports),
             web_servers={name: (next(ports), next(ports)) for name in NAMES},
+            page=next(ports),
         )
 
 

@@ -26,17 +26,18 @@ _PACE = f"interval_s: {CHECK_INTERVAL_S}, timeout_s: 2, rise: 2, fall: 2"
 def configuration(ports: Ports, folder: str, workers: int) -> str:
     """The balancer's YAML file. `folder` takes the control socket and the state, and has the certificates."""
     made = papers(Path(folder))
-    lines = [*_head(folder, workers), *web_recipe.certificates(made), "services:", *_smtp_service(ports, made)]
+    lines = [*_head(ports, folder, workers), *web_recipe.certificates(made), "services:", *_smtp_service(ports, made)]
     lines += [*_rpc_services(ports), *web_recipe.service(ports, made, folder, _PACE)]
     return "\n".join([*lines, ""])
 
 
-def _head(folder: str, workers: int) -> Iterator[str]:
+def _head(ports: Ports, folder: str, workers: int) -> Iterator[str]:
     yield "# Written by `mailbalancer demo`."
     yield "version: 1"
     yield f"workers: {workers}"
     yield f"control_socket: {folder}/control.sock"
     yield f"state_file: {folder}/state.json"
+    yield f"admin: {{listen: 127.0.0.1:{ports.page}, tokens_file: {folder}/tokens}}"
     yield "stop_timeout_s: 1"
     yield "user: ''  # stay who started the demo"
     yield "real_servers:"
@@ -76,13 +77,15 @@ def _members(ports: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the lines are about: where things listen and run, how to call mailbalancer, which tools are installed."""
+    """What the lines are about: where things listen and run, how to call mailbalancer, which tools are installed,
+    and the token that opens the page."""
 
     ports: Ports
     mail_pids: Mapping[str, int]
     command: str
     folder: str
     tools: frozenset[str]
+    token: str
 
 
 def what_to_try(scene: Scene) -> list[str]:
@@ -149,6 +152,12 @@ def _operator_lines(scene: Scene) -> Iterator[str]:
         "smoke smtp",
     ):
         yield f"  {scene.command} {words} {socket_option}"
+    page = f"http://127.0.0.1:{scene.ports.page}/"
+    yield ""
+    yield f"The same in a browser: {page}"
+    yield f"To change something there, log in with the token {scene.token}"
+    yield "The same for a monitoring system:"
+    yield f"  curl -sS -H 'Authorization: Bearer {scene.token}' {page}metrics | grep sessions"
 
 
 def _by_hand(scene: Scene, telnet: str, python: str) -> Sequence[str]:

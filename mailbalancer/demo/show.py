@@ -26,6 +26,8 @@ from mailbalancer.log import one_line
 
 #: Asks the balancer behind a control socket: (socket path, command) to the command's result.
 Request = Callable[[str, str], Any]
+#: Makes a tokens file and returns the token in it.
+MakeToken = Callable[[Path], str]
 Say = Callable[[str], None]
 START_S = 20.0
 _POLL_S = 0.2
@@ -41,22 +43,22 @@ class Settings:
     command: str
 
 
-def run(settings: Settings, request: Request, say: Say) -> None:
+def run(settings: Settings, request: Request, make_token: MakeToken, say: Say) -> None:
     """Run the demo until its time is over or SIGINT, SIGTERM or SIGHUP comes.
 
     Raises:
         MailbalancerError: a part did not start, or the balancer ended by itself.
     """
-    asyncio.run(_run(settings, request, say))
+    asyncio.run(_run(settings, request, make_token, say))
 
 
-async def _run(settings: Settings, request: Request, say: Say) -> None:
+async def _run(settings: Settings, request: Request, make_token: MakeToken, say: Say) -> None:
     interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
     folder = _new_folder()
     with reserved() as ports:
-        demo = Demo(folder, ports, settings, request, say)
+        demo = Demo(folder, ports, settings, request, say, make_token(folder / "tokens"))
         try:
             await _until_first(interrupted.wait(), demo.play())
             say("The demo ends.")
@@ -91,12 +93,13 @@ async def _until_first(*coroutines: Coroutine[Any, Any, Any]) -> None:
 class Demo:
     """All processes of one demo."""
 
-    def __init__(self, folder: Path, ports: Ports, settings: Settings, request: Request, say: Say) -> None:
+    def __init__(self, folder: Path, ports: Ports, settings: Settings, request: Request, say: Say, token: str) -> None:
         self._folder = folder
         self._ports = ports
         self._settings = settings
         self._request = request
         self._say = say
+        self._token = token
         self._children: dict[str, Child] = {}  # by the program's name; a restarted server replaces its entry
         self._heard: list[Mapping[str, Any]] = []
 
@@ -172,6 +175,7 @@ class Demo:
             command=self._settings.command,
             folder=str(self._folder),
             tools=frozenset(tool for tool in ("swaks", "telnet") if shutil.which(tool)),
+            token=self._token,
         )
 
     # ------------------------------------------------------------ running

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -294,6 +295,25 @@ def test_one_broken_directory_leaves_the_others_in_service(folder: Path) -> None
         assert "404" in page
         assert curl_lines(demo, "mend").split()[2] == name
         eventually(lambda: directory(demo, "ews", name), 15, "its /ews is back")
+
+
+@pytest.mark.usefixtures("needs_curl")
+def test_the_page_and_its_token(folder: Path) -> None:
+    with RunningDemo(folder) as demo:
+        demo.ready()
+        page = found(demo, r"in a browser: (http\S+)")
+        token = found(demo, r"log in with the token (\S+)")
+        assert b"<!doctype html>" in urllib.request.urlopen(page, timeout=10).read()
+        assert "mailbalancer_service_sessions{" in curl_lines(demo, "metrics")
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        drain = urllib.request.Request(f"{page}api/v1/real-servers/ex3/drain", b"{}", headers)
+        assert urllib.request.urlopen(drain, timeout=10).status == 200
+
+
+def found(demo: RunningDemo, pattern: str) -> str:
+    match = re.search(pattern, demo.printed)
+    assert match, demo.printed
+    return match[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -19,11 +19,14 @@ PORTS = Ports(
     rpc_servers={"ex1": (2521, 2522, 2523), "ex2": (2531, 2532, 2533), "ex3": (2541, 2542, 2543)},
     web=2550,
     web_servers={"ex1": (2551, 2552), "ex2": (2553, 2554), "ex3": (2555, 2556)},
+    page=2560,
 )
 
 
 def scene(*tools: str, folder: str = "/tmp/demo") -> recipe.Scene:
-    return recipe.Scene(PORTS, {"ex1": 71, "ex2": 72, "ex3": 73}, ".venv/bin/mailbalancer", folder, frozenset(tools))
+    return recipe.Scene(
+        PORTS, {"ex1": 71, "ex2": 72, "ex3": 73}, ".venv/bin/mailbalancer", folder, frozenset(tools), "mb_secret"
+    )
 
 
 def commands(*tools: str) -> list[str]:
