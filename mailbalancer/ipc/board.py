@@ -10,6 +10,7 @@ Layout, in cells of eight bytes (an integer and a float view lie over the same m
     beats         workers × BEAT cells       written by worker i
     slots         slots × SLOT cells         written by the supervisor: availability, weight, ramp
     columns       workers × slots × COUNT    written by worker i: sessions, totals, bytes, ramp credit
+    timings       workers × slots × TIMING   written by worker i: how long each phase took, as histograms
 
 A dead worker's column is written by the supervisor until a new worker takes it over.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import mmap
 import os
 from enum import IntEnum
+from typing import NamedTuple
 
 CELL = 8
 HEADER = 8
@@ -74,6 +76,24 @@ class Count(IntEnum):
     MESSAGES_REFUSED = 18  # smtp: messages that were sent to the end, or broke off, and were not accepted
     OWN_ADDRESS = 19  # sessions of a `source: client` service that were given our address all the same
     POLLS_END_AT = 20  # float, http: monotonic instant at which the longest wait at this server ends, if nothing comes
+    TLS_1_3 = 21  # service slots: handshakes with clients, by version
+    TLS_1_2 = 22
+    TLS_OLDER = 23
+    TLS_RESUMED = 24  # of these, the ones that went on with an earlier session
+    TLS_FAILED = 25
+
+
+class Phase(IntEnum):
+    """Parts of a session or request that are timed. `first_byte` and `total` mean what the mode's log line means."""
+
+    QUEUE = 0  # waiting for a place, of those that had to wait
+    CONNECT = 1  # from the choice of a server until it can be spoken to
+    FIRST_BYTE = 2  # until the server's first word: the greeting, or the head of the answer
+    TOTAL = 3  # the whole request (http) or session
+
+
+#: Upper bounds of the buckets, in seconds: a mail server's answer takes a millisecond, a long poll a minute and more.
+BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
 class Availability(IntEnum):
@@ -87,9 +107,22 @@ class Availability(IntEnum):
 BEAT = len(Beat)
 SLOT = len(Slot)
 COUNT = len(Count)
+#: One phase: a cell for each bound, one for what is beyond, and the sum of all times (float).
+PHASE = len(BOUNDS_S) + 2
+TIMING = len(Phase) * PHASE
 
 #: Cells that say what is now and not what ever was: they die with their worker.
 GAUGES = (Count.SESSIONS, Count.QUEUED, Count.LONG_POLLS, Count.PINNED, Count.POLLS_END_AT)
+
+
+_NOTHING = memoryview(bytes(TIMING * CELL)).cast("q")
+
+
+class Timing(NamedTuple):
+    """One phase: how many took at most each of `BOUNDS_S` and more than the one before, the last: more than all."""
+
+    counts: list[int]
+    sum_s: float
 
 
 class Board:
@@ -107,7 +140,9 @@ class Board:
         self._slots_at = self._beats_at + workers * BEAT
         self._columns_at = self._slots_at + slots * SLOT
         self.column_cells = slots * COUNT
-        cells = self._columns_at + workers * self.column_cells
+        self._timings_at = self._columns_at + workers * self.column_cells
+        self.timing_cells = slots * TIMING
+        cells = self._timings_at + workers * self.timing_cells
         self._memory = mmap.mmap(-1, cells * CELL)
         self.ints = memoryview(self._memory).cast("q")
         self.floats = memoryview(self._memory).cast("d")
@@ -125,6 +160,10 @@ class Board:
     def count(self, worker: int, slot: int, cell: Count) -> int:
         """Index of a cell in a worker's column."""
         return self._columns_at + worker * self.column_cells + slot * COUNT + cell
+
+    def timing(self, worker: int, slot: int, phase: Phase) -> int:
+        """Index of the first bucket of a phase in a worker's timings; the sum follows the last one."""
+        return self._timings_at + worker * self.timing_cells + slot * TIMING + phase * PHASE
 
     # sums over the columns
 
@@ -146,6 +185,17 @@ class Board:
         at = self._columns_at + slot * COUNT + cell
         return max(floats[at + w * self.column_cells] for w in range(self.workers))
 
+    def timings(self, slot: int) -> list[Timing]:
+        """How long each phase took at one slot, over all workers."""
+        columns = [self.timing(worker, slot, Phase.QUEUE) for worker in range(self.workers)]
+        cells = [sum(column) for column in zip(*(self.ints[at : at + TIMING].tolist() for at in columns), strict=True)]
+        return [self._timing(columns, cells, phase * PHASE) for phase in Phase]
+
+    def _timing(self, columns: list[int], cells: list[int], at: int) -> Timing:
+        counts = cells[at : at + PHASE - 1]
+        floats, sum_at = self.floats, at + PHASE - 1
+        return Timing(counts, sum(floats[column + sum_at] for column in columns) if any(counts) else 0.0)
+
     # the supervisor's care for slots and columns
 
     def clear_gauges(self, worker: int) -> None:
@@ -161,3 +211,5 @@ class Board:
         for worker in range(self.workers):
             for count in Count:
                 self.ints[self.count(worker, slot, count)] = 0
+            begin = self.timing(worker, slot, Phase.QUEUE)
+            self.ints[begin : begin + TIMING] = _NOTHING

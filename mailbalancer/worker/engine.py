@@ -16,6 +16,7 @@ from mailbalancer.log import Log
 from mailbalancer.tls.sessions import Sessions
 from mailbalancer.worker.pipes import PipePool
 from mailbalancer.worker.reactor import Reactor
+from mailbalancer.worker.timings import Timings
 from mailbalancer.worker.view import BoardView
 from mailbalancer.worker.wheel import Wheel
 
@@ -91,6 +92,7 @@ class Engine:
         self.reactor = Reactor(loop, self.fault)
         self.wheel: Wheel[Timed] = Wheel(self.reactor.now)
         self.view = BoardView(board, index)
+        self.timings = Timings(board, index)
         self.max_files = max_files
         self.listeners_open = 0
         self.idle_links = 0  # connections to servers that wait for a client

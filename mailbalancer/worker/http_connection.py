@@ -820,10 +820,12 @@ class HttpConnection:
 
     def broken(self, stream: Stream, error: OSError) -> None:
         if stream.shaking:
+            self.service.shook_hands(None)
             self._log(f"TLS handshake: {tls_words(error)}")
         self.end("client_reset", reset=not stream.shaking)
 
     def secured(self, stream: Stream) -> None:
+        self.service.shook_hands(stream.tls)
         self.stage = _IDLE
 
     def _close_politely(self) -> None:
@@ -867,8 +869,17 @@ class HttpConnection:
 
     def _log(self, failure: str = "") -> None:
         self._logged = True
+        if self.head is not None:
+            self._time()
         if self.service.http.access_log and self._engine.log.sessions:
             self._engine.log.request(**request_facts(self, self._engine.reactor.now, failure))
+
+    def _time(self) -> None:
+        """How long the request took, for its server; for the service where none was asked."""
+        engine, link = self._engine, self.link
+        slot = link.slot if link is not None and link.slot >= 0 else self.service.slot
+        first_byte_s = self.first_at - self.sent_at if self.first_at else -1.0
+        engine.timings.exchanged(slot, first_byte_s, engine.reactor.now - self.head_at)
 
     @property
     def route_name(self) -> str:

@@ -43,7 +43,6 @@ class ServerLink(Placement):
         preferred: the real server that this client is connected to for other routes.
         tied: it has carried NTLM or the like, in either direction: it belongs to its client for good.
         pinned: it is counted as such.
-        connect_at: when its server had been chosen.
         deaf: the server does not take what we send any more; what it has said may still be read.
         served: requests sent on it.
         body: of the answer that is being read; None: its head is not there yet, or no answer is expected.
@@ -56,7 +55,6 @@ class ServerLink(Placement):
         "cell_in",
         "cell_out",
         "client",
-        "connect_at",
         "deaf",
         "idle_at",
         "owner",
@@ -83,7 +81,6 @@ class ServerLink(Placement):
         self.preferred = ""
         self.stream: Stream | None = None
         self.tied = self.pinned = self.deaf = False
-        self.connect_at = 0.0
         self.served = 0
         self.idle_at = 0.0
         self.body: Body | None = None
@@ -99,7 +96,6 @@ class ServerLink(Placement):
         client, service = self.client, self.service
         assert client is not None
         self._count_on(target)
-        self.connect_at = self._engine.reactor.now
         while service.shared and not client.tied:
             idle = service.take_idle(target, client.number)
             if idle is None:
@@ -187,6 +183,7 @@ class ServerLink(Placement):
 
     def _ready(self) -> None:
         self.no_deadline()
+        self.connected()
         assert self.client is not None
         self.client.linked(self)
 

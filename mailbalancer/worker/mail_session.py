@@ -19,7 +19,7 @@ import socket
 import ssl
 from enum import Enum, IntEnum
 
-from mailbalancer.ipc.board import Count
+from mailbalancer.ipc.board import Count, Phase
 from mailbalancer.log import Value
 from mailbalancer.model import Endpoint
 from mailbalancer.tls import verify
@@ -239,6 +239,7 @@ class MailSession(Placement):
         if self.service.server_starttls == "implicit":
             self.secure_server()
         else:
+            self.connected()
             self.begin_opening()
 
     def secure_server(self) -> None:
@@ -276,6 +277,7 @@ class MailSession(Placement):
         self.stage = Stage.TALKING
         self._failed_for_tls = False
         self.active_at = self._engine.reactor.now
+        self._engine.timings.took(self.slot, Phase.FIRST_BYTE, self.active_at - self.connected_at)
         self.wait_until(self.active_at + self.idle_limit_s())
 
     def unplaced(self, reason: str) -> None:
@@ -352,6 +354,8 @@ class MailSession(Placement):
     def broken(self, stream: Stream, error: OSError) -> None:
         if stream is self.client:
             shaking = self.stage == Stage.SHAKING
+            if shaking:
+                self.service.shook_hands(None)
             self.last_failure = self.last_failure or (f"client: {words(error)}" if shaking else "")
             self.end("client_tls_failed" if shaking else "client_reset", reset=True)
         elif self.stage == Stage.OPENING and isinstance(error, ssl.SSLError):
@@ -365,7 +369,9 @@ class MailSession(Placement):
     def secured(self, stream: Stream) -> None:
         if stream is not self.client:
             self._server_is_secured(stream)
-        elif self.greeted:
+            return
+        self.service.shook_hands(stream.tls)
+        if self.greeted:
             self.stage = Stage.TALKING
             self.wait_until(self._engine.reactor.now + self.idle_limit_s())
             if self.link is not None:
@@ -383,6 +389,7 @@ class MailSession(Placement):
         if refusal:
             self.pass_over(refusal, tls=True)
         elif self.service.server_starttls == "implicit":
+            self.connected()
             self.begin_opening()
         else:
             self.server_secured()
@@ -470,6 +477,7 @@ class MailSession(Placement):
 
     def _leave_server(self) -> None:
         was_waiting, self.waiting = self.waiting, False
+        self.lasted(self.started_at)
         self.give_up()
         self.service.release(self, waiting=was_waiting)
 
@@ -486,6 +494,8 @@ class MailSession(Placement):
         was_waiting, self.waiting = self.waiting, False
         self.about_to_end(reason)
         line = self._line(reason) if self._engine.log.sessions else {}
+        if self.stage is not Stage.CLOSING:
+            self.lasted(self.started_at)
         self.stage = Stage.OVER
         self.no_deadline()
         self.give_up()

@@ -16,7 +16,7 @@ import socket
 
 from mailbalancer.balance.persist import Table
 from mailbalancer.balance.pool import Refusal
-from mailbalancer.ipc.board import Count
+from mailbalancer.ipc.board import Count, Phase
 from mailbalancer.model import Endpoint
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.reactor import FAILED, WRITE
@@ -43,6 +43,7 @@ class Placement:
         source_slot: where this session is counted for that address; -1: nowhere.
         why: what decided for `target`, in a word.
         last_failure: why the last server was not taken, in words.
+        queued_at, connect_at, connected_at: when it began to wait, its server was chosen, and could be spoken to.
     """
 
     __slots__ = (
@@ -50,11 +51,14 @@ class Placement:
         "_wheel_key",
         "address",
         "bind_address",
+        "connect_at",
+        "connected_at",
         "connecting",
         "held_key",
         "held_table",
         "last_failure",
         "port",
+        "queued_at",
         "route",
         "server",
         "service",
@@ -81,6 +85,7 @@ class Placement:
         self.server: socket.socket | None = None
         self.connecting = False
         self.waiting = False
+        self.queued_at = self.connect_at = self.connected_at = 0.0
         self.tried: tuple[str, ...] = ()
         self.why = ""
         self.last_failure = ""
@@ -114,6 +119,7 @@ class Placement:
         if choice is Refusal.ALL_FULL:
             if self.service.wait(self):
                 self.waiting = True
+                self.queued_at = self._engine.reactor.now
             else:
                 self.unplaced("servers_full")
         else:
@@ -122,7 +128,12 @@ class Placement:
     def leave_queue(self, choice: Target | Refusal) -> None:
         """From the queue."""
         self.waiting = False
+        self._waited()
         self._take(choice)
+
+    def _waited(self) -> None:
+        engine = self._engine
+        engine.timings.took(self.service.slot, Phase.QUEUE, engine.reactor.now - self.queued_at)
 
     def seek_next(self, failure: str, *, blame: bool) -> None:
         """The server is connected but will not do (a greeting with 421, a failed handshake): try the others.
@@ -163,11 +174,17 @@ class Placement:
             self._connect_failed(errno.ETIMEDOUT, f"no answer in {self.service.config.connect_timeout_s:g} s")
         elif self.waiting:
             self.waiting = False
+            self._waited()
             self.service.release(self, waiting=True)
             self.unplaced("queue_timeout")
         else:
             return False
         return True
+
+    def lasted(self, since: float) -> None:
+        """The session is over: how long it took, for its server; for the service where it has none."""
+        engine, slot = self._engine, self.slot if self.slot >= 0 else self.service.slot
+        engine.timings.took(slot, Phase.TOTAL, engine.reactor.now - since)
 
     # ------------------------------------------------------------ deadlines
 
@@ -195,7 +212,13 @@ class Placement:
             return
         self.target = choice
         self.slot = choice.slot
+        self.connect_at = self._engine.reactor.now
         self._connect(choice)
+
+    def connected(self) -> None:
+        """The server can be spoken to."""
+        now = self.connected_at = self._engine.reactor.now
+        self._engine.timings.took(self.slot, Phase.CONNECT, now - self.connect_at)
 
     def _connect(self, target: Target) -> None:
         engine = self._engine

@@ -29,6 +29,7 @@ from mailbalancer.tls.offer import Offer
 from mailbalancer.wire import proxy_header
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.source_address import SourceAddress
+from mailbalancer.worker.timings import tls_counts
 
 #: How often a session chooses when other workers take the place it was given in the same moment.
 CHOICES = 3
@@ -173,6 +174,11 @@ class Service:
     def arrived(self) -> None:
         """A proxy has connected; its client is counted as a session of its own when the proxy has said who it is."""
         self._engine.ints[self._sessions_cell] += 1
+
+    def shook_hands(self, tls: ssl.SSLSocket | None) -> None:
+        """A handshake with a client is over; None: it failed."""
+        for count in tls_counts(tls) if tls is not None else (Count.TLS_FAILED,):
+            self._engine.ints[self._engine.cell(self.slot, count)] += 1
 
     def refusal(self, address: str) -> str:
         """Why this client is not served; empty when it is."""

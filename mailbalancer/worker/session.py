@@ -14,6 +14,7 @@ import socket
 from enum import IntEnum
 from functools import partial
 
+from mailbalancer.ipc.board import Phase
 from mailbalancer.model import Endpoint
 from mailbalancer.wire import client_hello, proxy_header, server_hello
 from mailbalancer.worker.engine import Engine
@@ -184,12 +185,13 @@ class Session(Placement):
         assert server is not None
         assert target is not None
         self.stage = Stage.RELAYING
+        self.connected()
         if service.config.idle_timeout_s < service.config.connect_timeout_s:  # or it would be noticed too late
             self.wait_until(engine.reactor.now + service.config.idle_timeout_s)
         relay = self._relay = Relay(engine, self, self._client, server, service.buffer, target.slot)
         handlers, client_fd, server_fd = engine.reactor.handlers, self._client.fileno(), server.fileno()
         learns = service.learns_tls_session(self)
-        handlers[server_fd] = partial(self._on_server_hello, relay) if learns else relay.on_server
+        handlers[server_fd] = partial(self._on_server_hello, relay) if learns else partial(self._on_server_first, relay)
         looked_at = service.is_tls or self._vouched_for
         handlers[client_fd] = relay.on_client if looked_at else partial(self._on_client_first, relay)
         header, early = service.header_for(self), self._early
@@ -238,6 +240,16 @@ class Session(Placement):
             relay.on_client(events | INPUT)
         elif events & WRITE and relay.down.blocked:  # the client has been read empty, so only this half is left to do
             relay.down.pump()
+
+    def _on_server_first(self, relay: Relay, events: int) -> None:
+        """The server before its first word, which is timed."""
+        engine, server, target = self._engine, self.server, self.target
+        assert server is not None
+        assert target is not None
+        if events & READ:
+            engine.timings.took(target.slot, Phase.FIRST_BYTE, engine.reactor.now - self.connected_at)
+            engine.reactor.handlers[server.fileno()] = relay.on_server
+        relay.on_server(events)
 
     def _let_first_bytes_pass(self, relay: Relay) -> None:
         """The beginning of a PROXY header, and then nothing for a while: somebody has pressed Enter in telnet."""
@@ -326,6 +338,7 @@ class Session(Placement):
                 if sock is not None:
                     reset_on_close(sock)
         engine.reactor.close(self._client)
+        self.lasted(self.started_at)
         self.give_up()
         self.no_deadline()
         engine.sessions.discard(self)

@@ -6,7 +6,21 @@ import os
 
 import pytest
 
-from mailbalancer.ipc.board import BEAT, COUNT, GAUGES, SLOT, Availability, Beat, Board, Count, Slot
+from mailbalancer.ipc.board import (
+    BEAT,
+    BOUNDS_S,
+    COUNT,
+    GAUGES,
+    PHASE,
+    SLOT,
+    TIMING,
+    Availability,
+    Beat,
+    Board,
+    Count,
+    Phase,
+    Slot,
+)
 
 WORKERS, SLOTS = 3, 5
 
@@ -20,7 +34,8 @@ def test_no_two_cells_share_a_place(board: Board) -> None:
     beats = [board.beat(w, Beat(c)) for w in range(WORKERS) for c in range(BEAT)]
     slots = [board.slot(s, Slot(c)) for s in range(SLOTS) for c in range(SLOT)]
     counts = [board.count(w, s, Count(c)) for w in range(WORKERS) for s in range(SLOTS) for c in range(COUNT)]
-    cells = beats + slots + counts
+    begins = [board.timing(w, s, p) for w in range(WORKERS) for s in range(SLOTS) for p in Phase]
+    cells = beats + slots + counts + [at + cell for at in begins for cell in range(PHASE)]
     assert len(set(cells)) == len(cells)
     assert max(cells) == len(board.ints) - 1
 
@@ -54,6 +69,8 @@ def test_clearing_a_slot_touches_no_other(board: Board) -> None:
         board.ints[index] = 1
     board.clear_slot(2)
     own = {board.slot(2, c) for c in Slot} | {board.count(w, 2, c) for w in range(WORKERS) for c in Count}
+    begins = [board.timing(w, 2, Phase.QUEUE) for w in range(WORKERS)]
+    own |= {begin + cell for begin in begins for cell in range(TIMING)}
     assert {index for index, value in enumerate(board.ints) if value == 0} == own
 
 
@@ -66,3 +83,14 @@ def test_a_child_writes_what_the_parent_reads(board: Board) -> None:
     os.waitpid(pid, 0)
     assert board.total(3, Count.TOTAL) == 42
     assert board.floats[board.beat(2, Beat.AT)] == 1.5
+
+
+def test_times_of_all_workers_are_one_histogram(board: Board) -> None:
+    for worker in range(WORKERS):
+        at = board.timing(worker, 3, Phase.CONNECT)
+        board.ints[at + worker] = 2
+        board.floats[at + PHASE - 1] = 0.5
+    timings = board.timings(3)
+    assert timings[Phase.CONNECT].counts == [2] * WORKERS + [0] * (len(BOUNDS_S) + 1 - WORKERS)
+    assert timings[Phase.CONNECT].sum_s == 0.5 * WORKERS
+    assert all(not any(timings[phase].counts) for phase in Phase if phase is not Phase.CONNECT)

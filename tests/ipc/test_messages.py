@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailbalancer.ipc.messages import (
@@ -94,6 +94,7 @@ def test_any_bytes_from_a_worker_are_a_message_or_a_value_error(data: bytes) -> 
 json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=4)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine makes the data slowly
 @given(st.dictionaries(st.sampled_from(["type", "left", "version", "error"]), json_values))
 def test_any_json_object_is_a_message_or_a_value_error(fields: dict[str, object]) -> None:
     try:
