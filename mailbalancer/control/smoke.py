@@ -216,7 +216,7 @@ async def _dialogue(title: str, endpoint: Endpoint, header: str, options: CheckO
         problem = talk.broken(error)
     finally:
         await talk.leave(deadline_at)
-    facts |= {name: str(value) for name, value in talk.detail.items()}
+    facts |= {name: str(value) for name, value in talk.detail.items() if name not in facts and name != "capabilities"}
     if talk.certificate is not None:
         seen = talk.certificate
         facts["certificate"] = f"for {seen}, until {seen.not_after:%Y-%m-%d}, sha256 {seen.sha256[:16]}…"

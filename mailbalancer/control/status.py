@@ -67,6 +67,8 @@ class Status:
         self._imbalances = imbalances
         self._events = events
         self._started_at = time.time()
+        #: What the real servers of an `smtp` service have in common after EHLO.
+        self.offers: Callable[[str], list[str]] = lambda service: []
         #: What the kernel has counted for a member, where it forwards: instead of what the workers have.
         self.way_back: Callable[[MemberKey], Mapping[str, Any] | None] = lambda key: None
         self.kernel: Callable[[MemberKey], Mapping[str, int]] = lambda key: {}
@@ -125,6 +127,7 @@ class Status:
             "server_tls": service.server_tls and {"verify": service.server_tls.verify.kind},
             **self._http(service, slot),
             "sources": self._sources(service, running),
+            "capabilities": self.offers(service.name),
             "pools": pools,
         }
 

@@ -37,6 +37,7 @@ from mailbalancer.control.l4_engine import L4Engine, ledger_path
 from mailbalancer.control.listeners import Listeners
 from mailbalancer.control.members import Members
 from mailbalancer.control.notify import notify
+from mailbalancer.control.offers import OfferedLists
 from mailbalancer.control.persistence import Bindings
 from mailbalancer.control.rollout import Rollout
 from mailbalancer.control.server import ControlServer
@@ -49,7 +50,7 @@ from mailbalancer.host.commands import RealCommands
 from mailbalancer.host.limits import raise_open_files
 from mailbalancer.host.privileges import DEFAULT_USER, become, own_directories, service_user
 from mailbalancer.ipc.board import Board
-from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, Remark, SessionList, Stop, Up
+from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, Offered, Remark, SessionList, Stop, Up
 from mailbalancer.l4.paths import Path as Way
 from mailbalancer.log import Log, one_line
 from mailbalancer.model import Config, MemberKey
@@ -104,6 +105,7 @@ class Supervisor:
         self._certificates = Certificates(contexts)
         self._bindings = Bindings()
         self._imbalances = Imbalances(events)
+        self._offers = OfferedLists(events, self._workers.broadcast)
         self._state_file = StateFile(config.state_file, events)
 
     def run(self) -> int:
@@ -182,13 +184,14 @@ class Supervisor:
         self._watch = CertificateWatch(self._events)
         self._scheduler = Scheduler(self._checked)
         self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events, self._watch)
+        self._status.offers = self._offers.common
         self._status.kernel, self._status.way_back = self._l4.traffic, self._l4.way_back
         self._commands = Commands(
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
         )
         self._server = ControlServer(self._config.control_socket, self._obey, self._log)
         self._desk = Desk(self._config, self._report, self._obey, self._events, self._explain)
-        self._workers.on_start = self._rollout.configure
+        self._workers.on_start = self._worker_started
         self._workers.on_message = self._heard
         self._workers.on_end = self._imbalances.forget_worker
         self._workers.on_change = self._rollout.worker_changed
@@ -294,6 +297,7 @@ class Supervisor:
         for warning in config.warnings:
             self._events.warning(warning)
         self._imbalances.follow(config)
+        self._offers.follow(config)
         self._watch.follow(config, self._certificates.running)
         self._scheduler.apply(self._members.checks())
         self._desk.config = config
@@ -318,12 +322,18 @@ class Supervisor:
 
     # ------------------------------------------------------------ while it runs
 
+    def _worker_started(self, worker: Worker) -> None:
+        self._rollout.configure(worker)
+        for message in self._offers.messages():
+            self._workers.send(worker, message)
+
     def _checked(self, key: MemberKey, result: Result) -> None:
         """A check has ended. One that failed for want of something on this machine says nothing about the server."""
         if result.detail.get("fault") == "balancer":
             self._log.error(f"{key}: not checked for want of something here, not there: {result.reason}")
             return
         self._members.observe(key, result)
+        self._offers.checked(key, result)
         self._watch.observe(key, result)
 
     def _watch_certificates(self) -> None:
@@ -366,6 +376,8 @@ class Supervisor:
                 case Remark():
                     key = MemberKey(message.service, message.route, message.real_server)
                     self._members.remarked(key, message.kind, one_line(message.reason[:300]), time.monotonic())
+                case Offered():
+                    self._offers.heard(message)
                 case SessionList():
                     self._commands.listed(worker, message)
         except ValueError as error:

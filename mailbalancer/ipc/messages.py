@@ -95,6 +95,14 @@ class Unbind:
 
 
 @dataclass(frozen=True, slots=True)
+class Offers:
+    """What the real servers of an `smtp` service offer after EHLO, as far as it is known: lines by real server."""
+
+    service: str
+    lines: dict[str, tuple[bytes, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class DropSessions:
     """End the sessions counted on this slot (drain time is over, or the operator asked)."""
 
@@ -118,7 +126,7 @@ class Stop:
     deadline_at: float
 
 
-Down = Configure | Bind | Unbind | DropSessions | ListSessions | Stop
+Down = Configure | Bind | Unbind | Offers | DropSessions | ListSessions | Stop
 
 
 def pack_down(message: Down) -> bytes:
@@ -179,6 +187,15 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
+class Offered:
+    """A real server offered a session something after EHLO that was not known of it; one line each."""
+
+    service: str
+    real_server: str
+    lines: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class SessionList:
     """Answer to `ListSessions`: one dict per session, `more` when the limit cut it."""
 
@@ -194,9 +211,11 @@ class Stopped:
     left: int
 
 
-Up = Configured | Bound | Imbalance | Remark | SessionList | Stopped
+Up = Configured | Bound | Imbalance | Remark | Offered | SessionList | Stopped
 
-_UP: dict[str, type[Any]] = {t.__name__: t for t in (Configured, Bound, Imbalance, Remark, SessionList, Stopped)}
+_UP: dict[str, type[Any]] = {
+    t.__name__: t for t in (Configured, Bound, Imbalance, Remark, Offered, SessionList, Stopped)
+}
 
 
 def pack_up(message: Up) -> bytes:

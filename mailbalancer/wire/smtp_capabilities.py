@@ -79,6 +79,29 @@ def common(lists: Sequence[Capabilities]) -> dict[bytes, tuple[bytes, ...]]:
     return found
 
 
+def either(first: Capabilities, second: Capabilities) -> dict[bytes, tuple[bytes, ...]]:
+    """What one server has said at two times: it may show strangers less than those it knows. SIZE is the smaller."""
+    found = dict(first)
+    for keyword, words in second.items():
+        had = found.get(keyword)
+        if had is None:
+            found[keyword] = words
+        elif keyword == b"SIZE":
+            found[keyword] = _smallest([had, words])
+        else:
+            known = {word.upper() for word in had}
+            found[keyword] = had + tuple(word for word in words if word.upper() not in known)
+    return found
+
+
+def lines_of(capabilities: Capabilities) -> list[bytes]:
+    """One line each, as `parse_lines` reads them."""
+    return [
+        keyword + b" ".join(words) if keyword.endswith(b"=") else b" ".join((keyword, *words))
+        for keyword, words in capabilities.items()
+    ]
+
+
 def shown(known: Capabilities, showing: Showing, *, starttls: bool, auth: bool) -> dict[bytes, tuple[bytes, ...]]:
     """What a client is told.
 
@@ -104,9 +127,7 @@ def shown(known: Capabilities, showing: Showing, *, starttls: bool, auth: bool) 
 
 def render_ehlo(first_line: bytes, capabilities: Capabilities) -> bytes:
     """The reply to EHLO. `first_line` is the server's or ours, without code; what follows its end is not."""
-    lines = [re.sub(rb"[^\x20-\x7e]", b"?", first_line)[:400]]
-    for keyword, words in capabilities.items():
-        lines.append(keyword + b" ".join(words) if keyword.endswith(b"=") else b" ".join((keyword, *words)))
+    lines = [re.sub(rb"[^\x20-\x7e]", b"?", first_line)[:400], *lines_of(capabilities)]
     body = b"".join(b"250-%b\r\n" % line for line in lines[:-1])
     return body + b"250 %b\r\n" % lines[-1]
 

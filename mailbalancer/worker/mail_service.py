@@ -7,7 +7,7 @@ Refuses to know: dialogues and sockets (`mail_session` and its kin).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mailbalancer import model
@@ -17,10 +17,10 @@ from mailbalancer.balance.persist import Table
 from mailbalancer.balance.pool import Refusal
 from mailbalancer.balance.source_limits import SourceLimits
 from mailbalancer.ipc.board import Availability, Count
-from mailbalancer.ipc.messages import Remark, Up
+from mailbalancer.ipc.messages import Offered, Remark, Up
 from mailbalancer.model import MemberKey, SourceKey
 from mailbalancer.wire.smtp_answers import render_greeting
-from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, parse_lines, shown
+from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, either, lines_of, parse_lines, shown
 from mailbalancer.wire.smtp_data import BareNewlines
 from mailbalancer.wire.smtp_dialogue import Rules
 from mailbalancer.wire.smtp_opening import Plan
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: The same remark about the same server is not repeated within this time.
 REMARK_S = 0.5
+#: Replies to EHLO whose answer is remembered. Servers say the same to everybody, or nearly so.
+SHOWN_KEPT = 64
 _READY = int(Availability.READY)
 
 
@@ -47,7 +49,7 @@ class MailService(Service):
         self.source_slots: Mapping[SourceKey, int] = {}
         self._classes: list[tuple[model.SourceClass, AddressLists]] = []
         self._capabilities: dict[str, Capabilities] = {}
-        self._shown: dict[tuple[bool, bool], Capabilities] = {}
+        self._shown: dict[tuple[str, tuple[bytes, ...], bool, bool], Capabilities] = {}
         self._remarked: dict[tuple[str, str], float] = {}
 
     def configure(
@@ -83,7 +85,7 @@ class MailService(Service):
         self.judged = _judged(mail.smtp.policy)
         self.bare_newlines = BareNewlines(mail.smtp.bare_newlines)
         self._stated = parse_lines([line.encode() for line in mail.smtp.capabilities])
-        self._servers = frozenset(member.real_server for member in config.pool.members)
+        self._servers = tuple(member.real_server for member in config.pool.members)
         self._capabilities = {name: known for name, known in self._capabilities.items() if name in self._servers}
         self._shown.clear()
         self._classes = [(one, AddressLists(one.clients, ())) for one in config.source.classes]
@@ -176,18 +178,39 @@ class MailService(Service):
 
     # ------------------------------------------------------------ the list of capabilities
 
-    def learn(self, server: str, capabilities: Capabilities) -> None:
-        """What a real server says it can do."""
-        if server in self._servers and self._capabilities.get(server) != capabilities:
-            self._capabilities[server] = capabilities
-            self._shown.clear()
+    def hear_of(self, lines: Mapping[str, Sequence[bytes]]) -> None:
+        """What the supervisor knows of the servers, from its checks and from all workers."""
+        self._capabilities = {name: parse_lines(own) for name, own in lines.items() if name in self._servers}
+        self._shown.clear()
 
-    def shown(self, *, starttls: bool, auth: bool) -> Capabilities:
-        """One list for the service: as stated, or what all servers that were heard so far have in common."""
-        found = self._shown.get((starttls, auth))
+    def learn(self, server: str, capabilities: Capabilities) -> None:
+        """What a real server has offered a session; whatever is new goes to all workers."""
+        if server not in self._servers:
+            return
+        before = self._capabilities.get(server)
+        known = either(before or {}, capabilities)
+        if known != before:
+            self._capabilities[server] = known
+            self._shown.clear()
+            self._tell(Offered(self.name, server, [line.decode("ascii") for line in lines_of(capabilities)]))
+
+    def shown(self, server: str, lines: tuple[bytes, ...], *, starttls: bool, auth: bool) -> Capabilities:
+        """What a client of this server is told: one list for the service, as stated or as all servers have in common.
+
+        Args:
+            lines: of the server's own reply; what it does not offer this client is not promised.
+        """
+        found = self._shown.get((server, lines, starttls, auth))
         if found is None:
-            known = self._stated or common(list(self._capabilities.values()))
-            found = self._shown[starttls, auth] = shown(known, self.showing, starttls=starttls, auth=auth)
+            own = parse_lines(lines)
+            self.learn(server, own)
+            if len(self._shown) >= SHOWN_KEPT:
+                self._shown.clear()
+            lists = [self._capabilities[name] for name in self._servers if name in self._capabilities]
+            known = self._stated or common([*lists, own])
+            found = self._shown[server, lines, starttls, auth] = shown(
+                known, self.showing, starttls=starttls, auth=auth
+            )
         return found
 
     # ------------------------------------------------------------ servers

@@ -26,6 +26,7 @@ from mailbalancer.ipc.messages import (
     Down,
     DropSessions,
     ListSessions,
+    Offers,
     SessionList,
     Stop,
     Stopped,
@@ -193,6 +194,10 @@ class Worker:
                 for name, table in self._tables.items():
                     if group in ("", name):
                         table.forget(key)
+            case Offers(name, lines):
+                service = self._services.get(name)
+                if isinstance(service, MailService):
+                    service.hear_of(lines)
             case DropSessions(slot, reason):
                 for session in [s for s in self._engine.sessions if s.slot == slot]:
                     session.end(reason, reset=True)

@@ -26,7 +26,7 @@ from mailbalancer.wire import proxy_header
 from mailbalancer.wire.mail_lines import BadLine, LineFault, Lines
 from mailbalancer.wire.smtp_answers import Answer
 from mailbalancer.wire.smtp_bdat import ChunkBody, parse_bdat
-from mailbalancer.wire.smtp_capabilities import parse_ehlo, render_ehlo
+from mailbalancer.wire.smtp_capabilities import render_ehlo
 from mailbalancer.wire.smtp_command import (
     MAX_AUTH_BYTES,
     MAX_COMMAND_BYTES,
@@ -717,10 +717,10 @@ class SmtpSession(MailSession):
     def _show_capabilities(self, reply: Reply) -> bytes:
         service, dialogue, target = self.service, self._dialogue, self.target
         assert target is not None
-        service.learn(target.name, parse_ehlo(reply))
         starttls = service.client_starttls in ("offer", "require") and not dialogue.secured
         auth = dialogue.secured or service.client_starttls not in ("offer", "require")
-        return render_ehlo(service.mail.host.encode("ascii"), service.shown(starttls=starttls, auth=auth))
+        offered = service.shown(target.name, reply.lines[1:], starttls=starttls, auth=auth)
+        return render_ehlo(service.mail.host.encode("ascii"), offered)
 
     def _end_message(self, reply: Reply) -> None:
         """The server's verdict."""

@@ -74,7 +74,9 @@ async def greet(talk: Conversation) -> Reply:
 async def hello(talk: Conversation, name: str) -> tuple[str, ...]:
     """EHLO; the result is what the server offers, one extension with its parameters each."""
     reply = await ask(talk, f"EHLO {name}")
-    return tuple(shown(words) for words in reply.words[1:])
+    offered = tuple(shown(words) for words in reply.words[1:])
+    talk.detail["capabilities"] = "\n".join(offered)
+    return offered
 
 
 async def start_tls(talk: Conversation, capabilities: tuple[str, ...], verify: Verify) -> None:
