@@ -38,6 +38,11 @@ class Desk(Protocol):
         """The ways from a client to a service's real servers (or the one named); raises MailbalancerError."""
         ...
 
+    @property
+    def timings(self) -> Callable[[], dict[str, Any]]:
+        """How long phases took, as histograms by place; raises MailbalancerError while the balancer is starting."""
+        ...
+
     def watch(self, told: Callable[[Event], None]) -> list[Event]:
         """Have `told` called with every event from now on; returns those that were before, newest last."""
         ...

@@ -1,18 +1,22 @@
 """The facts of `status` in Prometheus' text format (version 0.0.4).
 
-Decides: names and labels. A label is a service, a route, a real server or a worker, never anything that a client sent,
-so the number of series is bounded by the configuration.
+Decides: names and labels. A label is a service, a route, a real server, a worker or an address of ours, never anything
+that a client sent, so the number of series is bounded by the configuration; and where a large configuration would make
+too many, real servers keep count and sum of their times and lose the buckets.
 Refuses to know: HTTP. PURE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from mailbalancer.admin.words import Facts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+#: More places of real servers than this are told without buckets: 16 lines each for 4 phases are most of a scrape.
+MOST_DETAILED = 200
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 Sample = tuple[str, float]
 Read = Callable[[Facts], Any]
@@ -30,6 +34,21 @@ def _last_check(key: str) -> Read:
     return lambda server: server["check"] and server["check"][key]
 
 
+def _handshakes(key: str) -> Read:
+    return lambda service: (service.get("handshakes") or {}).get(key)
+
+
+def _way_back(server: Facts) -> Any:
+    """Whether answers come back through us, where they must; not there while nobody knows."""
+    known = server.get("way_back") or {"verdict": "unknown"}
+    return {"good": True, "bad": False}.get(known["verdict"])
+
+
+def _extended_protection(server: Facts) -> Any:
+    known = server.get("extended_protection") or {"binding": "unknown"}
+    return {"match": True, "MISMATCH": False}.get(known["binding"])
+
+
 def _days_in_seconds(days: int | None) -> int | None:
     return None if days is None else days * 86400
 
@@ -40,6 +59,13 @@ _SERVICE: tuple[tuple[str, str, str, Read], ...] = (
     ("service_sessions_started_total", "counter", "Sessions that were given a real server.", _of("total")),
     ("service_sessions_refused_total", "counter", "Sessions refused: limits, lists, or nobody ready.", _of("refused")),
     ("service_sessions_queued", "gauge", "Sessions that wait for a place.", _of("queued")),
+    (
+        "service_tls_resumed_total",
+        "counter",
+        "Handshakes with clients that went on with an earlier session.",
+        _handshakes("resumed"),
+    ),
+    ("service_tls_failed_total", "counter", "Handshakes with clients that failed.", _handshakes("failed")),
     ("service_requests_total", "counter", "HTTP requests answered.", _of("requests")),
     ("service_long_polls", "gauge", "HTTP requests that wait for news now.", _of("long_polls")),
     ("service_pinned_connections", "gauge", "Connections to servers that belong to one client.", _of("pinned")),
@@ -71,6 +97,11 @@ _SERVER: tuple[tuple[str, str, str, Read], ...] = (
     ("real_server_back_pressure", "gauge", "Whether it asks for less.", _of("back_pressure")),
     ("real_server_ramp_ratio", "gauge", "How far its ramp has come; 1: it takes its share.",
      lambda s: s["ramp_percent"] / 100),
+    ("real_server_drain_remaining_seconds", "gauge", "Time until its drain ends.", _of("drain_ends_in_s")),
+    ("real_server_long_polls", "gauge", "HTTP requests that wait for news there now.", _of("long_polls")),
+    ("real_server_way_back_good", "gauge", "Whether its answers come back through us (gateway probe).", _way_back),
+    ("real_server_extended_protection_match", "gauge", "Whether its certificate binding fits what clients see.",
+     _extended_protection),
     ("real_server_weight", "gauge", "Its weight now.", _of("weight")),
     ("real_server_sessions", "gauge", "Open sessions.", _of("sessions")),
     ("real_server_sessions_started_total", "counter", "Sessions it was selected for.", _of("total")),
@@ -100,7 +131,7 @@ _WORKER: tuple[tuple[str, str, str, Read], ...] = (
 )
 
 
-def exposition(report: Facts, certificates: Iterable[Facts] = ()) -> str:
+def exposition(report: Facts, certificates: Iterable[Facts] = (), timings: Facts | None = None) -> str:
     """Everything, as Prometheus reads it."""
     services = [(f'{{service="{_text(one["name"])}"}}', one) for one in report["services"]]
     servers = [
@@ -116,6 +147,10 @@ def exposition(report: Facts, certificates: Iterable[Facts] = ()) -> str:
             lines += _family(name, kind, text, ((labels, read(facts)) for labels, facts in subjects))
     days = ((f'{{certificate="{_text(one["name"])}"}}', _days_in_seconds(one["days_left"])) for one in certificates)
     lines += _family("certificate_remaining_seconds", "gauge", "Time until our certificate expires.", days)
+    lines += _handshake_versions(services)
+    lines += _sources(report)
+    if timings is not None:
+        lines += _histograms(timings)
     return "\n".join(lines) + "\n"
 
 
@@ -127,6 +162,68 @@ def _balancer(report: Facts) -> Iterator[str]:
         "config_version", "gauge", "Number of the running configuration.", [("", report["config_version"])]
     )
     yield from _family("warnings", "gauge", "Warnings that stand now.", [("", len(report["warnings"]))])
+
+
+def _handshake_versions(services: Iterable[tuple[str, Facts]]) -> Iterator[str]:
+    known = [(labels[:-1], one["handshakes"]) for labels, one in services if one.get("handshakes")]
+    samples = ((f'{start},version="{v}"}}', counts[v]) for start, counts in known for v in ("1.3", "1.2", "older"))
+    yield from _family("service_tls_handshakes_total", "counter", "Handshakes with clients, by TLS version.", samples)
+
+
+def _sources(report: Facts) -> Iterator[str]:
+    """Addresses of ours that classes of clients leave from: how full they are."""
+    rows = [
+        (f'{{service="{_text(one["name"])}",class="{_text(row["class"])}",address="{_text(row["address"])}",'
+         f'real_server="{_text(row["real_server"])}"}}', row)
+        for one in report["services"]
+        for row in one.get("sources", ())
+    ]  # fmt: skip
+    in_use = ((labels, row["sessions"]) for labels, row in rows)
+    limits = ((labels, row["limit"] or None) for labels, row in rows)
+    yield from _family("source_sessions", "gauge", "Open sessions from this address of ours to this server.", in_use)
+    yield from _family("source_sessions_limit", "gauge", "How many the server allows one address.", limits)
+
+
+# ---------------------------------------------------------------- how long things took
+
+Phases = dict[str, tuple[list[int], float]]
+
+
+def _histograms(timings: Facts) -> Iterator[str]:
+    """By real server, and by service as the sum of all its places. What never happened is left out."""
+    bounds = [f'le="{bound:g}"' for bound in timings["bounds_s"]] + ['le="+Inf"']
+    services: dict[str, Phases] = {}
+    servers: list[tuple[str, Phases]] = []
+    for place in timings["places"]:
+        phases = {phase: (counts, sum_s) for phase, (counts, sum_s) in place["phases"].items() if any(counts)}
+        together = services.setdefault(place["service"], {})
+        for phase, (counts, sum_s) in phases.items():
+            before, sum_before_s = together.get(phase, ([0] * len(counts), 0.0))
+            together[phase] = [a + b for a, b in zip(before, counts, strict=True)], sum_before_s + sum_s
+        if place["real_server"] and phases:
+            servers.append((_server_labels(place["service"], place["route"], place["real_server"])[1:-1], phases))
+    named = [(f'service="{_text(name)}"', phases) for name, phases in services.items()]
+    yield from _histogram("service_phase_seconds", "How long sessions and requests took, by phase.", named, bounds)
+    least = 0 if len(servers) <= MOST_DETAILED else len(bounds) - 1
+    yield from _histogram("real_server_phase_seconds", "The same, by real server.", servers, bounds, least)
+
+
+def _histogram(
+    name: str, text: str, subjects: Sequence[tuple[str, Phases]], bounds: Sequence[str], first: int = 0
+) -> Iterator[str]:
+    """One family; of the buckets those from `first` on."""
+    if not any(phases for _, phases in subjects):
+        return
+    yield f"# HELP mailbalancer_{name} {text}"
+    yield f"# TYPE mailbalancer_{name} histogram"
+    for labels, phases in subjects:
+        for phase, (counts, sum_s) in phases.items():
+            own = f'{labels},phase="{phase}"'
+            upto = list(accumulate(counts))
+            for bound, count in zip(bounds[first:], upto[first:], strict=True):
+                yield f"mailbalancer_{name}_bucket{{{own},{bound}}} {count}"
+            yield f"mailbalancer_{name}_sum{{{own}}} {sum_s!r}"
+            yield f"mailbalancer_{name}_count{{{own}}} {upto[-1]}"
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, Any]]) -> Iterator[str]:

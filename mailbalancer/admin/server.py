@@ -248,7 +248,8 @@ class AdminServer:
         self._runner_of_operations.visitor(request, Role.METRICS)
         assert self._desk is not None
         certificates = self._certificates.listed(self._desk.config)
-        text = metrics.exposition(self._desk.report(), [c for c in certificates if c["days_left"] is not None])
+        lasting = [one for one in certificates if one["days_left"] is not None]
+        text = metrics.exposition(self._desk.report(), lasting, self._desk.timings())
         return answer(Reply(text.encode(), kind=metrics.CONTENT_TYPE))
 
     async def _live(self, request: web.Request) -> web.StreamResponse:

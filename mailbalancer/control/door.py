@@ -25,6 +25,7 @@ class Desk:
         obey: a command of the control socket and its arguments; raises MailbalancerError when refused.
         explain: the ways from a client to a service's real servers (or the one that is named); reads the routes of this
             machine, which takes some 20 ms.
+        timings: how long phases took, as histograms; raises MailbalancerError while starting.
     """
 
     config: Config
@@ -32,6 +33,7 @@ class Desk:
     obey: Callable[[str, dict[str, Any]], Awaitable[Any]]
     events: Events
     explain: Callable[[str, str, str], list[Path]]
+    timings: Callable[[], dict[str, Any]]
 
     def watch(self, told: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
         """Call `told` with every event from now on; returns those that are remembered, newest last."""

@@ -18,7 +18,7 @@ from mailbalancer.control.imbalance import Imbalances
 from mailbalancer.control.members import Members, Record
 from mailbalancer.control.rollout import Target
 from mailbalancer.control.workers import Worker, Workers
-from mailbalancer.ipc.board import Availability, Beat, Board, Count
+from mailbalancer.ipc.board import BOUNDS_S, Availability, Beat, Board, Count, Phase
 from mailbalancer.model import MemberKey, Persist, Pool, Route, Service, SourceKey
 
 _AVAILABILITY = {
@@ -45,6 +45,14 @@ _HTTP = {
     "pinned": Count.PINNED,
     "reused": Count.REUSED,
     "pinned_reused": Count.PINNED_REUSED,
+}
+#: What only services count whose clients speak TLS to us.
+_TLS = {
+    "1.3": Count.TLS_1_3,
+    "1.2": Count.TLS_1_2,
+    "older": Count.TLS_OLDER,
+    "resumed": Count.TLS_RESUMED,
+    "failed": Count.TLS_FAILED,
 }
 
 
@@ -91,6 +99,28 @@ class Status:
             "events": self._events.listed(),
         }
 
+    def timings(self, running: Target) -> dict[str, Any]:
+        """How long phases took, as histograms: of every real server in its service, and of services without one.
+
+        Apart from `report`, which is made every second while somebody looks.
+        """
+        allocation = running.allocation
+        places = [(name, "", "", slot) for name, slot in allocation.services.items()]
+        places += [(key.service, key.route, key.real_server, slot) for key, slot in allocation.members.items()]
+        phases = [phase.name.lower() for phase in Phase]
+        return {
+            "bounds_s": list(BOUNDS_S),
+            "places": [
+                {
+                    "service": service,
+                    "route": route,
+                    "real_server": real_server,
+                    "phases": dict(zip(phases, self._board.timings(slot), strict=True)),
+                }
+                for service, route, real_server, slot in places
+            ],
+        }
+
     def _worker(self, worker: Worker, running: Target, now: float) -> dict[str, Any]:
         board, index, life = self._board, worker.index, worker.life
         beat_at = board.floats[board.beat(index, Beat.AT)]
@@ -126,6 +156,7 @@ class Status:
             "client_tls": service.client_tls and {"certificates": list(service.client_tls.certificates)},
             "server_tls": service.server_tls and {"verify": service.server_tls.verify.kind},
             **self._http(service, slot),
+            "handshakes": service.client_tls and {word: self._board.total(slot, count) for word, count in _TLS.items()},
             "sources": self._sources(service, running),
             "capabilities": self.offers(service.name),
             "pools": pools,

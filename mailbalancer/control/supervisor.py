@@ -190,7 +190,7 @@ class Supervisor:
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
         )
         self._server = ControlServer(self._config.control_socket, self._obey, self._log)
-        self._desk = Desk(self._config, self._report, self._obey, self._events, self._explain)
+        self._desk = Desk(self._config, self._report, self._obey, self._events, self._explain, self._timings)
         self._workers.on_start = self._worker_started
         self._workers.on_message = self._heard
         self._workers.on_end = self._imbalances.forget_worker
@@ -397,6 +397,12 @@ class Supervisor:
             raise ControlError("mailbalancer is still starting", "ask again in a moment")
         warnings = [self._as_root] if self._as_root else []
         return self._status.report(running, [*warnings, *self._later, *self._config.warnings])
+
+    def _timings(self) -> dict[str, Any]:
+        running = self._rollout.running
+        if running is None:
+            raise ControlError("mailbalancer is still starting", "ask again in a moment")
+        return self._status.timings(running)
 
     def _refuse_unless_ready(self) -> None:
         if self._stopping.is_set():

@@ -11,8 +11,14 @@ from mailbalancer.admin import metrics
 from tests.support.tools import require
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
+WRITTEN = set(
+    re.findall(
+        r'"((?:service|real_server|worker|source)_\w+)",? ', Path(metrics.__file__).read_text().replace("\n", " ")
+    )
+)
 KNOWN = {
-    *re.findall(r'"((?:service|real_server|worker)_\w+)",? ', Path(metrics.__file__).read_text().replace("\n", " ")),
+    *WRITTEN,
+    *(f"{name}_{part}" for name in WRITTEN if name.endswith("_phase_seconds") for part in ("bucket", "sum", "count")),
     *("certificate_remaining_seconds", "build_info", "uptime_seconds", "config_version", "warnings"),
 }
 
