@@ -40,6 +40,10 @@ class Refused(AssertionError):
         self.remedy = remedy
 
 
+#: What the program says about a fault of its own. A test that provokes one says `expect_trouble`.
+FAULTS = ("Traceback (most recent call last)", "internal error")
+
+
 class Balancer:
     """One running mailbalancer with a control socket and a state file of its own.
 
@@ -127,7 +131,8 @@ class Balancer:
         if kind is not None:
             sys.stderr.write(f"--- log of mailbalancer ---\n{self.log_text()[-20000:]}\n")  # pytest shows it
         elif not self.expect_trouble:
-            assert "Traceback (most recent call last)" not in self.log_text(), self.log_text()
+            faults = [words for words in FAULTS if words in self.log_text()]
+            assert not faults, self.log_text()
 
     # what it says
 

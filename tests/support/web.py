@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.support.certs import Issued
 from tests.support.servers import Connection, Server
 
 Fields = list[tuple[str, str]]
@@ -188,3 +189,24 @@ class Web(Server):
                 return
             connection.socket.sendall(answer)
             served += 1
+
+
+class SecureWeb(Web):
+    """Speaks TLS from the first byte."""
+
+    def __init__(self, name: str, issued: Issued, handler: Handler | None = None) -> None:
+        super().__init__(name, handler)
+        self.context = issued.server_context()
+        self.resumed: list[bool] = []
+        self.failed = 0
+
+    def serve(self, connection: Connection) -> None:
+        try:
+            tls = self.context.wrap_socket(connection.socket, server_side=True)
+        except OSError:
+            self.failed += 1
+            connection.ended = "handshake"
+            return
+        self.resumed.append(bool(tls.session_reused))
+        connection.socket = tls
+        super().serve(connection)

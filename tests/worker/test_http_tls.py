@@ -14,35 +14,13 @@ from cryptography.hazmat.primitives import serialization
 
 from mailbalancer.ipc.board import Count
 from mailbalancer.model import ClientTls, Http, HttpLimits, Mode, Persist, ServerTls, Service, Verify
-from tests.support.certs import Authority, Issued
+from tests.support.certs import Authority
 from tests.support.lone_worker import LoneWorker, Place, front, receive_all, service
-from tests.support.servers import Connection
 from tests.support.waiting import eventually
-from tests.support.web import Asked, Cut, Web, Wire, reply
+from tests.support.web import Asked, Cut, SecureWeb, Web, Wire, reply
 
 GET = b"GET / HTTP/1.1\r\nHost: mail.example.com\r\n\r\n"
 SIZE = 8 * 1024 * 1024
-
-
-class SecureWeb(Web):
-    """Speaks TLS from the first byte."""
-
-    def __init__(self, name: str, issued: Issued) -> None:
-        super().__init__(name)
-        self.context = issued.server_context()
-        self.resumed: list[bool] = []
-        self.failed = 0
-
-    def serve(self, connection: Connection) -> None:
-        try:
-            tls = self.context.wrap_socket(connection.socket, server_side=True)
-        except OSError:
-            self.failed += 1
-            connection.ended = "handshake"
-            return
-        self.resumed.append(bool(tls.session_reused))
-        connection.socket = tls
-        super().serve(connection)
 
 
 @pytest.fixture
