@@ -822,21 +822,28 @@ def explain(config: str, client: str, name: str, server: str, svg: bool, as_json
     Example:
       mailbalancer explain --client 10.9.0.5 --service smtp
     """
-    from mailbalancer.control.client import request
     from mailbalancer.control.explaining import explained
-    from mailbalancer.l4 import paths
+    from mailbalancer.l4 import path_picture, paths
 
     loaded = _load(config)
-    try:
-        status = request(loaded.control_socket, "status")
-    except MailbalancerError:
-        status = None  # it does not run: what the configuration and the network tell is still worth showing
-    ways = explained(loaded, client, name, server, status)
+    ways = explained(loaded, client, name, server, _status_if_running(loaded))
     if as_json:
         _print_json([dataclasses.asdict(way) for way in ways])
     else:
         for way in ways:
-            _say(paths.svg(way) if svg else paths.text(way))
+            _say(path_picture.svg(way) if svg else paths.text(way))
+        if not svg:
+            _say(paths.together(ways))
+
+
+def _status_if_running(config: Config) -> Any:
+    """None when no balancer runs: what the configuration and the network tell is still worth showing."""
+    from mailbalancer.control.client import request
+
+    try:
+        return request(config.control_socket, "status")
+    except MailbalancerError:
+        return None
 
 
 @commands.command(short_help="Print what is to be set up on real servers.")

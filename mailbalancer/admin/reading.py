@@ -23,7 +23,7 @@ from mailbalancer.admin.operation import Call, Given, Name, Number, Operation, P
 from mailbalancer.admin.tokens import Role
 from mailbalancer.config.profiles import Profile, checklist, list_profiles, load_profile
 from mailbalancer.errors import ConfigError
-from mailbalancer.l4 import paths
+from mailbalancer.l4 import path_picture, paths
 
 READ = Role.READ
 REMEMBERED_EVENTS = 5000
@@ -172,15 +172,10 @@ class Reading:
         }
 
     async def explain(self, call: Call) -> dict[str, Any]:
-        return {
-            "ways": [
-                {"real_server": way.server.partition(" ")[0], **asdict(way), "text": paths.text(way)}
-                for way in self._ways(call)
-            ]
-        }
+        return {"ways": [{**asdict(way), "text": paths.text(way)} for way in self._ways(call)]}
 
     async def explain_picture(self, call: Call) -> Reply:
-        return Reply(paths.svg(self._ways(call)[0]).encode(), kind="image/svg+xml")
+        return Reply(path_picture.svg(self._ways(call)[0]).encode(), kind="image/svg+xml")
 
     def _ways(self, call: Call) -> list[paths.Path]:
         self._must_exist(call.query.service)

@@ -23,8 +23,7 @@ class Desk:
         config: what runs now.
         report: the facts of `status`; raises MailbalancerError while starting.
         obey: a command of the control socket and its arguments; raises MailbalancerError when refused.
-        explain: the ways from a client to a service's real servers (or the one that is named); reads the routes of this
-            machine, which takes some 20 ms.
+        explain: the ways from a client to a service's real servers (or the one that is named).
         timings: how long phases took, as histograms; raises MailbalancerError while starting.
     """
 

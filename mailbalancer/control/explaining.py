@@ -7,17 +7,16 @@ Refuses to know: what follows from the facts (`l4.paths`).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mailbalancer.control.host_plan import VXLAN_BYTES, VXLAN_NUMBER, VXLAN_PORT, tunnel_mac
 from mailbalancer.errors import MailbalancerError
-from mailbalancer.host.commands import RealCommands
-from mailbalancer.host.network import read_network
+from mailbalancer.host.rtnetlink import network_now
 from mailbalancer.l4.paths import Known, Path, explain
 from mailbalancer.l4.real_server_setup import Facts, setup
 from mailbalancer.l4.way_back import Verdict, WayBack
-from mailbalancer.model import Config, Forward, Member, Service
+from mailbalancer.model import AdminState, Config, Forward, Member, Service
 from mailbalancer.network import Network
 
 
@@ -31,14 +30,26 @@ def explained(config: Config, client: str, service: str, server: str, status: Ma
         MailbalancerError: there is no such service or server, or `client` is not an address.
     """
     found = _service(config, service)
-    members = {m.real_server: m for pool in found.pools() for m in pool.members if server in ("", m.real_server)}
-    if not members:
-        raise MailbalancerError(f"service {service} has no real server {server!r}")
-    network = read_network(RealCommands())
+    members = members_of(found, server)
+    network = network_now()
     try:
-        return [explain(found, client, m, network, _known(service, m, status)) for m in members.values()]
+        return [explain(found, client, m, network, known_of(found, m, status, network)) for m in members]
     except ValueError:
         raise MailbalancerError(f"{client!r} is not an IP address", "name the client by its address") from None
+
+
+def members_of(service: Service, server: str = "") -> list[Member]:
+    """The real servers of a service (or the one that is named), each endpoint once.
+
+    Raises:
+        MailbalancerError: it has none of that name.
+    """
+    members = {(m.real_server, m.endpoint): m for pool in service.pools() for m in pool.members}
+    found = [member for member in members.values() if server in ("", member.real_server)]
+    if not found and server:
+        there = ", ".join(dict.fromkeys(m.real_server for m in members.values()))
+        raise MailbalancerError(f"service {service.name} has no real server {server!r}", f"it has: {there}")
+    return found
 
 
 def real_server_lines(config: Config, service: str, system: str) -> list[str]:
@@ -48,7 +59,7 @@ def real_server_lines(config: Config, service: str, system: str) -> list[str]:
         MailbalancerError: there is no such service.
     """
     found = _service(config, service)
-    network = read_network(RealCommands())
+    network = network_now()
     lines: list[str] = []
     for member in {m.endpoint.host: m for pool in found.pools() for m in pool.members}.values():
         lines += [f"# ---- {member.real_server}", *setup(found, system, _facts(found, member, network)), ""]
@@ -62,12 +73,20 @@ def _facts(service: Service, member: Member, network: Network) -> Facts:
     gateway = next((str(own.ip) for own in addresses if segment and own.network == segment[1]), "")
     if service.l4 is None or service.l4.forward is not Forward.TUNNEL:
         return Facts(str(server), gateway)
+    mss = tunnel_mss(service, member, network)
+    return Facts(str(server), gateway, tunnel_mac(str(server)), VXLAN_NUMBER, VXLAN_PORT, mss)
+
+
+def tunnel_mss(service: Service, member: Member, network: Network) -> int:
+    """The largest TCP segment that fits through the tunnel to a real server; 0: there is no tunnel."""
+    if service.l4 is None or service.l4.forward is not Forward.TUNNEL:
+        return 0
+    server = ipaddress.ip_address(member.endpoint.host)
     route = network.route_to(server)
     interface = network.interface(route.device) if route else None
     mtu = interface.mtu if interface else 1500
     # IP and TCP headers inside what the tunnel leaves
-    mss = mtu - VXLAN_BYTES[server.version] - (60 if server.version == 6 else 40)
-    return Facts(str(server), gateway, tunnel_mac(str(server)), VXLAN_NUMBER, VXLAN_PORT, mss)
+    return mtu - VXLAN_BYTES[server.version] - (60 if server.version == 6 else 40)
 
 
 def _service(config: Config, name: str) -> Service:
@@ -78,11 +97,29 @@ def _service(config: Config, name: str) -> Service:
     return found
 
 
-def _known(service: str, member: Member, status: Mapping[str, Any] | None) -> Known:
-    services = status["services"] if status else ()
+def known_of(service: Service, member: Member, status: Mapping[str, Any] | None, network: Network) -> Known:
+    """What the running balancer says of this member; without one, what stands in the file."""
+    found, mss = _status_of(service.name, member, status), tunnel_mss(service, member, network)
+    if found is None:
+        return Known(admin=member.state, mss=mss)
+    check = found.get("check") or {}
+    return Known(
+        up=found["up"],
+        check=str(check.get("reason", "")),
+        admin=AdminState(found["admin"]),
+        way=_way(found.get("way_back")),
+        mss=mss,
+    )
+
+
+def _way(found: Mapping[str, Any] | None) -> WayBack | None:
+    return WayBack(Verdict(found["verdict"]), str(found["reason"])) if found else None
+
+
+def _status_of(service: str, member: Member, status: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    services: Iterable[Mapping[str, Any]] = status["services"] if status else ()
     for one in (s for s in services if s["name"] == service):
         for server in (server for pool in one["pools"] for server in pool["real_servers"]):
-            if server["name"] == member.real_server:
-                way = server.get("way_back")
-                return Known(server["up"], WayBack(Verdict(way["verdict"]), way["reason"]) if way else None)
-    return Known()
+            if server["name"] == member.real_server and server["endpoint"] == str(member.endpoint):
+                return dict(server)
+    return None
