@@ -12,6 +12,8 @@ from mailbalancer.admin.words import Facts, Tone, plain
 
 #: Days left from which a certificate is shown as a warning, and as bad.
 _SOON_DAYS, _NOW_DAYS = 30, 7
+#: Days left from which a real server's is told; others renew it, often by a machine, a few weeks before its end.
+_SERVER_SOON_DAYS = 14
 _VERIFIED = {
     "full": "verified (chain and name)",
     "ca": "verified (own authority and name)",
@@ -56,6 +58,21 @@ def mismatch(server: Facts) -> str:
     """Why log-ins with Extended Protection fail at this real server; empty when they do not, or nobody knows."""
     found = server.get("extended_protection")
     return plain(found["text"]) if found and found["binding"] == "MISMATCH" else ""
+
+
+def expiry(server: Facts) -> tuple[str, Tone] | None:
+    """What a real server's certificate needs although the server is up; None: nothing.
+
+    One that has expired is up where it is pinned, or where nothing is verified.
+    """
+    check = server["check"]
+    days = check["detail"].get("cert_days") if check and check["verdict"] == "up" else None
+    if days is None or days >= _SERVER_SOON_DAYS:
+        return None
+    if days < 0:
+        return f"{plain(server['name'])}: its certificate has expired; renew it there", Tone.BAD
+    left = {0: "within a day", 1: "in 1 day"}.get(days, f"in {days} days")
+    return f"{plain(server['name'])}: its certificate expires {left}; renew it there", days_tone(days)
 
 
 def days_tone(days_left: int) -> Tone:

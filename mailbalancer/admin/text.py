@@ -266,6 +266,8 @@ def _below(servers: Sequence[Facts], *, wide: bool) -> Iterator[tuple[str, Tone]
             yield f"{plain(server['name'])}: {state}", tone
         if sentence := encryption.mismatch(server):
             yield f"Extended Protection: {sentence}", Tone.BAD
+        if told := encryption.expiry(server):
+            yield told
 
 
 def _certificates(certificates: Sequence[Facts]) -> RenderableType:

@@ -55,3 +55,29 @@ def test_only_a_mismatch_is_explained() -> None:
 )
 def test_days_left(days: int, tone: Tone) -> None:
     assert encryption.days_tone(days) is tone
+
+
+@pytest.mark.parametrize(
+    ("days", "words", "tone"),
+    [
+        (-4, "has expired", Tone.BAD),
+        (0, "expires within a day", Tone.BAD),
+        (1, "expires in 1 day", Tone.BAD),
+        (13, "expires in 13 days", Tone.WARNING),
+    ],
+)
+def test_a_server_s_certificate_at_its_end(days: int, words: str, tone: Tone) -> None:
+    told = encryption.expiry({"name": "ex1", "check": {"verdict": "up", "detail": {"cert_days": days}}})
+    assert told == (f"ex1: its certificate {words}; renew it there", tone)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        None,
+        *({"verdict": v, "detail": d} for v, d in [("up", {"cert_days": 14}), ("up", {}), ("down", {"cert_days": -1})]),
+    ],
+)
+def test_nothing_is_said_of_other_certificates(check: dict[str, Any] | None) -> None:
+    """Of a server that is down the reason says it already."""
+    assert encryption.expiry({"name": "ex1", "check": check}) is None

@@ -122,7 +122,7 @@ BAD = {
     "brackets in a name": b"GET / HTTP/1.1\r\nHost: b.example\r\nX-List[]: y\r\n\r\n",
     "no Host": b"GET / HTTP/1.1\r\nContent-Length: 7\r\n\r\n",
     "two Hosts": b"GET / HTTP/1.1\r\nHost: b.example\r\nHost: c.example\r\n\r\n",
-    "a length below any integer": b"GET / HTTP/1.1\r\nHost: b.example\r\nContent-Length: -999999999999999999999\r\n\r\n",
+    "a length below any integer": b"GET / HTTP/1.1\r\nHost: b.example\r\nContent-Length: -99999999999999999999\r\n\r\n",
     "a negative length": b"GET / HTTP/1.1\r\nHost: b.example\r\nContent-Length: -77\r\n\r\n",
     "a length in letters": b"GET / HTTP/1.1\r\nHost: b.example\r\nContent-Length: seven\r\n\r\n",
     "a bell in a value": b"GET / HTTP/1.1\r\nHost: b.example\r\nX-Bell: ding\x07\r\n\r\n",

@@ -162,6 +162,20 @@ def test_a_pinned_certificate_and_another(
             seen.refuses("not the pinned one", fingerprint(pinned))
 
 
+def test_a_pinned_certificate_that_has_expired(
+    start: Start, authority: Authority, certificate: Issued, tmp_path: Path
+) -> None:
+    """The pin says that exactly this one is right: sessions and the check believe it, `status` says what it is."""
+    expired = authority.issue(NAME, days=-3)
+    with (
+        start("web", expired) as web,
+        front(web, authority, certificate, {"pin": fingerprint(expired)}, tmp_path) as seen,
+    ):
+        seen.serves()
+        assert seen.server()["check"]["detail"]["cert_days"] < 0
+        assert "web: its certificate has expired" in seen.balancer.cli("status").stdout
+
+
 def test_verification_that_was_switched_off_is_red_and_warned_of(
     start: Start, authority: Authority, certificate: Issued, tmp_path: Path
 ) -> None:

@@ -99,14 +99,17 @@ async def _verdict(check: Check, talk: Conversation, deadline_at: float) -> tupl
 
 
 def _judge_dates(options: CheckOptions, talk: Conversation, reason: str) -> tuple[Verdict, str]:
-    """An expired certificate is down, unless nothing about certificates is verified; one that soon will be is told."""
+    """An expired certificate is down where dates are verified; otherwise it is told, as one that soon will expire.
+
+    A pin states that exactly this certificate is right: sessions believe it to its end and beyond, so checks do too.
+    """
     if talk.certificate is None:
         return Verdict.UP, reason
     now = today()
     talk.detail["cert_days"] = talk.certificate.days_left(now)
     talk.detail["cert_sha256"] = talk.certificate.sha256
     expiry = talk.certificate.expiry(now, options.warn_days if isinstance(options, TlsCheck) else _WARN_DAYS)
-    if not talk.certificate.valid_at(now) and _verify(options).kind != "none":
+    if not talk.certificate.valid_at(now) and _verify(options).kind not in ("pin", "none"):
         return Verdict.DOWN, expiry
     return Verdict.UP, f"{reason}; {expiry}" if expiry else reason
 

@@ -228,16 +228,16 @@ def test_warned_before_it_expires(peers, silent, authority):
     assert "expires" not in judge(peers, silent, pair, ca(authority), warn_days=5).reason
 
 
-@pytest.mark.parametrize("kind", ["ca", "pin"])
-def test_expired_is_down(peers, silent, authority, kind):
-    pair = authority.issue(NAME, to_days=-3.5)
-    verify = ca(authority) if kind == "ca" else Verify("pin", pin_sha256=pair.sha256)
-    result = judge(peers, silent, pair, verify)
+def test_expired_is_down(peers, silent, authority):
+    result = judge(peers, silent, authority.issue(NAME, to_days=-3.5), ca(authority))
     assert (result.verdict, result.reason) == (Verdict.DOWN, "certificate expired 3 days ago")
 
 
-def test_expired_is_only_told_where_nothing_is_verified(peers, silent, authority):
-    result = judge(peers, silent, authority.issue(NAME, to_days=-3.5), Verify("none"))
+@pytest.mark.parametrize("kind", ["pin", "none"])
+def test_expired_is_only_told_where_dates_are_not_verified(peers, silent, authority, kind):
+    """As sessions do it: a pin states that exactly this certificate is right."""
+    pair = authority.issue(NAME, to_days=-3.5)
+    result = judge(peers, silent, pair, Verify(kind, pin_sha256=pair.sha256 if kind == "pin" else ""))
     assert result.verdict is Verdict.UP
     assert result.reason.endswith("; certificate expired 3 days ago")
     assert result.detail["cert_days"] == -4
