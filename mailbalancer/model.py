@@ -396,10 +396,24 @@ class Source:
 
     classes: tuple[SourceClass, ...] = ()
     per_source_limit: int = 0  # sessions of one address at one real server; 0: no limit
+    per_source_percent: float = 0.0  # the same, of the connections that the real server has left; 0: no limit
+    server_connections: int = 5000  # that the real server takes altogether
     when_full: str = "spill"  # spill: next address, then the service's queue | queue: the same | refuse: never wait
     use: str = "balancer"
     balancer_for: tuple[IPNetwork, ...] = ()
     probe_failed: str = "fall_back_to_balancer_address"
+
+    def limit_at(self, sessions: int) -> int:
+        """How many sessions one address may have at a real server that has `sessions` now; 0: no limit.
+
+        The percentage is of what is left, as Exchange's MaxInboundConnectionPercentagePerSource is. It lets one in
+        always, because 0 would mean that there is no limit.
+        """
+        if not self.per_source_percent:
+            return self.per_source_limit
+        left = max(0, self.server_connections - sessions)
+        share = max(1, int(left * self.per_source_percent / 100))
+        return min(self.per_source_limit, share) if self.per_source_limit else share
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,9 +565,10 @@ class Service:
     def source_keys(self) -> Iterator[SourceKey]:
         """Every pair of an address that a source class leaves from and a real server."""
         addresses = dict.fromkeys(address for one in self.source.classes for address in one.addresses)
+        servers = dict.fromkeys(member.real_server for pool in self.pools() for member in pool.members)
         for address in addresses:
-            for member in self.pool.members:
-                yield SourceKey(self.name, address, member.real_server)
+            for server in servers:
+                yield SourceKey(self.name, address, server)
 
     @property
     def pinned_to_worker(self) -> bool:

@@ -1,15 +1,12 @@
 """What only mail services have: from what the operator wrote to the model.
 
-Decides: defaults that follow from ports, what the check is when none is written, which combinations cannot work, and
-which would make an open relay of a server that grants relay by address.
+Decides: defaults that follow from ports, what the check is when none is written, and which combinations cannot work.
 Refuses to know: pools and listeners (`build_service`).
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
-from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -20,9 +17,6 @@ from mailbalancer.config.report import Report
 
 #: A file with more than this is no list of domains.
 DOMAINS_BYTES = 16 * 1024 * 1024
-#: A class of clients with networks as wide as this, or wider, is not a few printers.
-_WIDE = {4: 8, 6: 20}
-_EVERYBODY = frozenset((ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")))
 
 
 def client_starttls(written: schema.MailService, listen_port: int) -> str:
@@ -151,77 +145,3 @@ def _refuse_combinations(report: Report, path: Path, written: schema.MailService
     if not isinstance(written, schema.SmtpService):
         for key in sorted(written.capabilities.model_fields_set & {"keep", "stated"}):
             report.problem((*path, "capabilities", key), f"'{key}' is for mode smtp; hide works in every mail mode")
-
-
-# source classes
-
-
-def build_classes(
-    report: Report, path: Path, written: schema.Source, queue_size: int, pool: model.Pool
-) -> tuple[model.SourceClass, ...]:
-    """The classes of a mail service, in their order; `path` is that of `source`."""
-    classes = tuple(
-        model.SourceClass(
-            one.name,
-            tuple(values.network(text) for text in one.clients),
-            tuple(dict.fromkeys(values.address(text) for text in one.address)),
-        )
-        for one in written.classes or ()
-    )
-    if not classes:
-        if written.per_source_limit:
-            report.problem((*path, "per_source_limit"), "it counts sessions by source address; it needs classes")
-        return ()
-    if written.when_full == "queue" and not queue_size:
-        report.problem((*path, "when_full"), "'queue' needs a queue; write queue: {size: 100} in the service")
-    _refuse_uncovered(report, (*path, "classes"), classes)
-    _refuse_other_family(report, (*path, "classes"), classes, pool)
-    _warn_of_open_relay(report, (*path, "classes"), classes)
-    return classes
-
-
-def _refuse_uncovered(report: Report, path: Path, classes: Sequence[model.SourceClass]) -> None:
-    """Every client has a class, and every class can have clients."""
-    names = [one.name for one in classes]
-    for at, one in enumerate(classes):
-        if one.name in names[:at]:
-            report.problem((*path, at), f"two classes are called '{one.name}'")
-        everybody = set(one.clients) >= _EVERYBODY
-        if everybody and at < len(classes) - 1:
-            report.problem(
-                (*path, at), f"class '{one.name}' takes every client, so those behind it take none; put it last"
-            )
-        if not everybody and at == len(classes) - 1:
-            reason = "clients that are in no class would leave from any address; end with a class for clients: any"
-            report.problem((*path, at), reason)
-
-
-def _refuse_other_family(report: Report, path: Path, classes: Sequence[model.SourceClass], pool: model.Pool) -> None:
-    """From an IPv4 address no IPv6 server can be reached, and the other way round."""
-    for at, one in enumerate(classes):
-        ours = {":" in address for address in one.addresses}
-        beyond = next((member for member in pool.members if member.endpoint.is_ipv6 not in ours), None)
-        if beyond is not None:
-            family = "IPv6" if beyond.endpoint.is_ipv6 else "IPv4"
-            reason = f"class '{one.name}' has no {family} address, so its clients never reach {beyond.real_server}"
-            report.problem((*path, at), reason)
-
-
-def _warn_of_open_relay(report: Report, path: Path, classes: Sequence[model.SourceClass]) -> None:
-    """A connector that relays for one class's address must not be reached from it by everybody."""
-    default = classes[-1]
-    for at, one in enumerate(classes[:-1]):
-        shared = [address for address in one.addresses if address in default.addresses]
-        if shared:
-            report.warning(
-                (*path, at),
-                f"classes '{one.name}' and '{default.name}' both leave from {shared[0]}: a server that relays for this "
-                "address is an open relay for everybody",
-            )
-        wide = [net for net in one.clients if net.prefixlen <= _WIDE[net.version] and not net.is_private]
-        if wide:
-            report.warning(
-                (*path, at),
-                f"class '{one.name}' has all of {wide[0]}: a server that relays for {one.addresses[0]} relays for all "
-                "of these clients",
-            )

@@ -20,7 +20,8 @@ from mailbalancer.config.build_http import (
     warn_of_cut_heartbeats,
 )
 from mailbalancer.config.build_l4 import build_l4, refuse_unreachable
-from mailbalancer.config.build_mail import build_classes, build_mail, client_starttls, default_check, server_starttls
+from mailbalancer.config.build_mail import build_mail, client_starttls, default_check, server_starttls
+from mailbalancer.config.build_source import build_source
 from mailbalancer.config.build_tls import build_client_tls, build_server_tls
 from mailbalancer.config.problems import Path, hint, quoted
 from mailbalancer.config.report import Report
@@ -59,8 +60,8 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
     send = "" if written.proxy_protocol.send == "none" else written.proxy_protocol.send
     pools = _Pools(report, name, written, listen[0].port, send, known)
     pool = pools.own()
-    source = build_source(report, path, written, pool)
     routes = pools.routes(pool) if isinstance(written, schema.TlsService | schema.HttpService) else ()
+    everybody = [*pool.members, *(member for route in routes for member in route.pool.members)]
     unknown_sni = written.unknown_sni if isinstance(written, schema.TlsService) else "default"
     told = known.is_told((*path, "real_servers")) or known.is_told((*path, "routes"))
     optional = unknown_sni == "refuse" or isinstance(written, schema.HttpService)
@@ -88,7 +89,7 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
         server_tls=_server_tls(report, path, written, pools.port),
         http=build_http(report, path, written, profile) if isinstance(written, schema.HttpService) else None,
         mail=build_mail(report, path, written, profile) if isinstance(written, schema.MailService) else None,
-        source=source,
+        source=build_source(report, path, written, everybody),
         profile=profile,
         line=report.line(path),
     )
@@ -111,7 +112,7 @@ def build_l4_service(report: Report, name: str, written: schema.L4Service, profi
         pool=pool,
         allow=_networks(written.allow),
         deny=_networks(written.deny),
-        source=build_source(report, path, written, pool),
+        source=build_source(report, path, written, pool.members),
         l4=l4,
         profile=profile,
         line=report.line(path),
@@ -137,32 +138,6 @@ def _server_tls(report: Report, path: Path, written: Available, port: int) -> mo
     if not isinstance(written, schema.HttpService) or written.server_tls is None:
         return None
     return build_server_tls(report, path, written.server_tls)
-
-
-def build_source(report: Report, path: Path, service: Pooled, pool: model.Pool) -> model.Source:
-    """Which address the real servers see; what is not built yet is refused."""
-    written = service.source
-    path = (*path, "source")
-    mail = isinstance(service, schema.MailService)
-    if written.use == "client" and getattr(service, "server_connections", "") == "shared":
-        report.problem(
-            path,
-            "a connection that leaves with one client's address cannot serve another; remove "
-            "server_connections: shared",
-        )
-    if written.classes is not None and not mail:
-        report.problem(path, f"'classes' is not available in mode {service.mode} (available: balancer, client)")
-    if not mail:
-        for key in sorted(written.model_fields_set & {"per_source_limit", "when_full"}):
-            report.problem((*path, key), f"'{key}' is not available in mode {service.mode}")
-    return model.Source(
-        use=written.use,
-        balancer_for=_networks(written.balancer_for),
-        probe_failed=written.probe_failed,
-        classes=build_classes(report, path, written, service.queue.size, pool) if isinstance(service, Mail) else (),
-        per_source_limit=written.per_source_limit,
-        when_full=written.when_full,
-    )
 
 
 def _listen(report: Report, path: Path, texts: Sequence[str]) -> tuple[model.Endpoint, ...]:

@@ -9,6 +9,7 @@ Keys are refused unless they are here. The descriptions are what an editor shows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -365,12 +366,34 @@ class SourceClass(Strict):
     address: Annotated[list[Address], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 
+class PerSourceLimit(Strict):
+    """How many sessions of one address a real server takes; the smaller of both counts."""
+
+    count: Limit = 0
+    percent: float = Field(
+        default=0.0, ge=0, le=100, allow_inf_nan=False, description="Of the connections that are left; 0: no limit"
+    )
+    connections: int = Field(default=5000, ge=1, le=10_000_000, description="That the real server takes altogether")
+
+
+def _per_source_limit(value: Any) -> Any:
+    """A number is the count, and `2%` the percentage; the word stands for Exchange's defaults."""
+    if value == "exchange":
+        return {"count": 20, "percent": 2.0}
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})? ?%", value):
+        return {"percent": float(value.rstrip("% "))}
+    return _short("count")(value)
+
+
 class Source(Strict):
     """Which address the real server sees."""
 
     use: Literal["balancer", "client"] = "balancer"
     classes: list[SourceClass] | None = None
-    per_source_limit: Limit = 0
+    per_source_limit: Annotated[
+        PerSourceLimit,
+        BeforeValidator(_per_source_limit, json_schema_input_type=int | str | PerSourceLimit),
+    ] = Field(default_factory=PerSourceLimit)
     when_full: Literal["spill", "queue", "refuse"] = "spill"
     balancer_for: Networks = Field(default_factory=list, description="Clients that are always given our address")
     probe_failed: Literal["fall_back_to_balancer_address", "take_out_of_service"] = "fall_back_to_balancer_address"

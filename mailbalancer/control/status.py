@@ -171,20 +171,23 @@ class Status:
 
     def _sources(self, service: Service, running: Target) -> list[dict[str, Any]]:
         """Sessions of each class's addresses at each real server, beside what servers allow one address."""
-        limit = service.source.per_source_limit
+        total, allocation = self._board.total, running.allocation
+        there: dict[str, int] = {}
+        for pool in service.pools():
+            for member in pool.members:
+                sessions = total(allocation.members[pool.key(member)], Count.SESSIONS)
+                there[member.real_server] = there.get(member.real_server, 0) + sessions
         return [
             {
                 "class": one.name,
                 "address": address,
-                "real_server": member.real_server,
-                "sessions": self._board.total(
-                    running.allocation.sources[SourceKey(service.name, address, member.real_server)], Count.SESSIONS
-                ),
-                "limit": limit,
+                "real_server": server,
+                "sessions": total(allocation.sources[SourceKey(service.name, address, server)], Count.SESSIONS),
+                "limit": service.source.limit_at(sessions),
             }
             for one in service.source.classes
             for address in one.addresses
-            for member in service.pool.members
+            for server, sessions in there.items()
         ]
 
     def _together(self, service: Service, behind: list[dict[str, Any]], slot: int, word: str) -> int:

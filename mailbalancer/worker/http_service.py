@@ -152,8 +152,8 @@ class HttpService(Service):
             if found is None or found.endpoint != target.endpoint:
                 return False
             here = found
-        if link.address != source and self.config.proxy_protocol.send:
-            return False  # the server was told of another client
+        if link.address != source and (self.config.proxy_protocol.send or self.classes is not None):
+            return False  # the server was told of another client, or reached from another one's address
         view, now = self._engine.view, self._engine.reactor.now
         availability = view.availability(here.slot)
         if availability < _RETURNING:
@@ -175,7 +175,7 @@ class HttpService(Service):
             return False
         return availability == _READY or here.slot == link.slot
 
-    def choose(self, session: Seeker) -> Target | Refusal:
+    def _choose(self, session: Seeker) -> Target | Refusal:
         """A server for this request, counted on the board from this moment."""
         link = cast("ServerLink", session)
         route = link.way

@@ -11,22 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mailbalancer import model
-from mailbalancer.balance.admit import AddressLists
 from mailbalancer.balance.mail_policy import Policy
 from mailbalancer.balance.persist import Table
-from mailbalancer.balance.pool import Refusal
 from mailbalancer.balance.source_limits import SourceLimits
-from mailbalancer.ipc.board import Availability, Count
+from mailbalancer.ipc.board import Availability
 from mailbalancer.ipc.messages import Offered, Remark, Up
-from mailbalancer.model import MemberKey, SourceKey
+from mailbalancer.model import MemberKey
 from mailbalancer.wire.smtp_answers import render_greeting
 from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, either, lines_of, parse_lines, shown
 from mailbalancer.wire.smtp_data import BareNewlines
 from mailbalancer.wire.smtp_dialogue import Rules
 from mailbalancer.wire.smtp_opening import Plan
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.placement import Placement
-from mailbalancer.worker.service import Seeker, Service, Target
+from mailbalancer.worker.service import Service, Target
 from mailbalancer.worker.stream import RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -46,8 +43,6 @@ class MailService(Service):
         super().__init__(engine, tell)
         self.connections = SourceLimits(0, 0)
         self.policy = Policy(model.MailPolicy())
-        self.source_slots: Mapping[SourceKey, int] = {}
-        self._classes: list[tuple[model.SourceClass, AddressLists]] = []
         self._capabilities: dict[str, Capabilities] = {}
         self._shown: dict[tuple[str, tuple[bytes, ...], bool, bool], Capabilities] = {}
         self._remarked: dict[tuple[str, str], float] = {}
@@ -88,63 +83,6 @@ class MailService(Service):
         self._servers = tuple(member.real_server for member in config.pool.members)
         self._capabilities = {name: known for name, known in self._capabilities.items() if name in self._servers}
         self._shown.clear()
-        self._classes = [(one, AddressLists(one.clients, ())) for one in config.source.classes]
-
-    # ------------------------------------------------------------ source classes
-
-    def choose(self, session: Seeker) -> Target | Refusal:
-        """A server, and where classes are configured an address to leave from that has room there."""
-        if not self._classes:
-            return super().choose(session)
-        assert isinstance(session, Placement)
-        tried, crowded = session.tried, False
-        try:
-            while not isinstance(chosen := super().choose(session), Refusal):
-                if self._leave_from(session, chosen):
-                    return chosen
-                crowded = True
-                self._take_back(chosen)
-                session.tried += (chosen.name,)
-        finally:
-            session.tried = tried
-        if crowded and chosen is Refusal.NONE_READY:
-            self._engine.ints[self._refused_cell] -= 1
-            return Refusal.ALL_FULL
-        return chosen
-
-    def class_of(self, address: str) -> model.SourceClass | None:
-        """The class of a client; None: no classes are configured."""
-        return next((one for one, clients in self._classes if clients.admits(address)), None)
-
-    def wait(self, session: Seeker) -> bool:
-        """The queue, where the configuration lets clients wait."""
-        if not self._classes or self.config.source.when_full != "refuse":
-            return super().wait(session)
-        self.count_refused()
-        return False
-
-    def _leave_from(self, session: Placement, target: Target) -> bool:
-        """The first address of the client's class that has room at this server. Counted before it is looked at, in
-        every worker, so the limit is never exceeded."""
-        one = self.class_of(session.address)
-        limit, engine = self.config.source.per_source_limit, self._engine
-        for address in one.addresses if one is not None else ():
-            if (":" in address) != target.endpoint.is_ipv6:
-                continue
-            slot = self.source_slots[SourceKey(self.name, address, target.name)]
-            cell = engine.cell(slot, Count.SESSIONS)
-            engine.ints[cell] += 1
-            if not limit or engine.view.sessions(slot) <= limit:
-                session.bind_address, session.source_slot = address, slot
-                return True
-            engine.ints[cell] -= 1
-        return False
-
-    def _take_back(self, target: Target) -> None:
-        """The session is not on this server after all."""
-        engine = self._engine
-        engine.ints[engine.cell(target.slot, Count.SESSIONS)] -= 1
-        engine.ints[engine.cell(target.slot, Count.TOTAL)] -= 1
 
     # ------------------------------------------------------------ how much of one client
 

@@ -254,8 +254,7 @@ class Worker:
                 if runtime is not None:
                     runtime.retire()
                 runtime = self._services[service.name] = runtime_of(service.mode)(self._engine, self._tell)
-            if isinstance(runtime, MailService):
-                runtime.source_slots = message.source_slots
+            runtime.source_slots = message.source_slots
             runtime.configure(service, message.service_slots[service.name], message.slots, self._tables)
             runtime.offer = offers.get(service.name)
 

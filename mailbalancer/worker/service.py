@@ -23,12 +23,13 @@ from mailbalancer.balance.persist import Table, select
 from mailbalancer.balance.pool import Choice, Pool, PoolMember, Refusal
 from mailbalancer.ipc.board import Count
 from mailbalancer.ipc.messages import Bound, Imbalance, Up
-from mailbalancer.model import Endpoint, MemberKey, Mode
+from mailbalancer.model import Endpoint, MemberKey, Mode, SourceKey
 from mailbalancer.tls import verify
 from mailbalancer.tls.offer import Offer
 from mailbalancer.wire import proxy_header
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.source_address import SourceAddress
+from mailbalancer.worker.source_classes import SourceClasses
 from mailbalancer.worker.timings import tls_counts
 
 #: How often a session chooses when other workers take the place it was given in the same moment.
@@ -56,6 +57,7 @@ class Seeker(Protocol):
         why: set by `choose`: what decided.
         tls_session: the TLS session that the client asks to resume.
         held_table, held_key: set by `choose`: the binding that does not expire while this one lives.
+        bind_address, source_slot: set by `choose` where classes are configured: what to leave from.
     """
 
     address: str
@@ -67,6 +69,8 @@ class Seeker(Protocol):
     target: Target | None
     held_table: Table | None
     held_key: str
+    bind_address: str
+    source_slot: int
 
     def __hash__(self) -> int: ...
 
@@ -113,6 +117,8 @@ class Service:
         self._pools: dict[str, ServicePool] = {}
         self._queue: WaitQueue[Seeker] = WaitQueue(0, 0.0)
         self._serving = False
+        self.source_slots: Mapping[SourceKey, int] = {}
+        self.classes: SourceClasses | None = None
         self._sources: SourceCounter | None = None
 
     def configure(
@@ -134,6 +140,8 @@ class Service:
         self._lists = AddressLists(config.allow, config.deny)
         self._restricted = bool(config.allow or config.deny)
         self.source = SourceAddress(engine, config.name, config.source)
+        has_classes = bool(config.source.classes)
+        self.classes = SourceClasses(engine, config.name, config.source, self.source_slots) if has_classes else None
         self._queue.resize(config.queue.size, config.queue.timeout_s)
         self._sessions_cell = engine.cell(slot, Count.SESSIONS)
         self._total_cell = engine.cell(slot, Count.TOTAL)
@@ -209,7 +217,35 @@ class Service:
     # ------------------------------------------------------------ choice
 
     def choose(self, session: Seeker) -> Target | Refusal:
-        """A server for this session, counted on the board from this moment."""
+        """A server for this session, counted on the board from this moment; with classes also an address of ours that
+        has room there."""
+        return self._choose(session) if self.classes is None else self._choose_for_class(session, self.classes)
+
+    def _choose_for_class(self, session: Seeker, classes: SourceClasses) -> Target | Refusal:
+        tried, crowded = session.tried, False
+        try:
+            while not isinstance(chosen := self._choose(session), Refusal):
+                leave = classes.leave(session.address, chosen.name, chosen.slot, chosen.endpoint)
+                if leave is not None:
+                    session.bind_address, session.source_slot = leave
+                    return chosen
+                crowded = True
+                self._take_back(chosen)
+                session.tried += (chosen.name,)
+        finally:
+            session.tried = tried
+        if crowded and chosen is Refusal.NONE_READY:
+            self._engine.ints[self._refused_cell] -= 1
+            return Refusal.ALL_FULL
+        return chosen
+
+    def _take_back(self, target: Target) -> None:
+        """The session is not on this server after all."""
+        engine = self._engine
+        engine.ints[engine.cell(target.slot, Count.SESSIONS)] -= 1
+        engine.ints[engine.cell(target.slot, Count.TOTAL)] -= 1
+
+    def _choose(self, session: Seeker) -> Target | Refusal:
         pool = self._pool_of(session)
         for _ in range(CHOICES):
             chosen = self._ask(pool, session)
@@ -336,7 +372,8 @@ class Service:
 
     def wait(self, session: Seeker) -> bool:
         """Every ready server is full: wait in the queue. False when there is none or it is full too."""
-        if not self._queue.push(session, self._engine.reactor.now):
+        no_queue = self.classes is not None and self.classes.refuses
+        if no_queue or not self._queue.push(session, self._engine.reactor.now):
             self._engine.ints[self._refused_cell] += 1
             return False
         self._engine.ints[self._queued_cell] += 1

@@ -360,6 +360,8 @@ class Session(Placement):
             "duration_s": now - self.started_at,
             "end": reason,
         }
+        if self.bind_address:
+            fields["source"] = self.bind_address
         if self.sni:
             fields["sni"] = self.sni
         if self.tried:

@@ -615,7 +615,8 @@ class SmtpSession(MailSession):
         engine.ints[engine.cell(target.slot, Count.MESSAGES if accepted else Count.MESSAGES_REFUSED)] += 1
         if not engine.log.says("info"):
             return
-        helo, one = self._dialogue.helo, self.service.class_of(self.address)
+        helo, classes = self._dialogue.helo, self.service.classes
+        one = classes.of(self.address) if classes is not None else None
         fields = {"class": one.name} if one is not None else {}
         engine.log.info(
             "message",

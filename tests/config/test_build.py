@@ -232,20 +232,51 @@ def test_a_mode_that_is_not_built_yet_is_refused(told: Told, mode: str) -> None:
     assert problem == f"x.yaml:4: services.s.mode: '{mode}' is not available in this version (available: {there})"
 
 
+ONE_CLASS = "classes: [{name: all, clients: any, address: 10.0.2.6}]"
+
+
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("mode", "source", "said"),
     [
-        (
-            "{classes: [{name: relay, clients: any, address: 10.0.2.6}]}",
-            "services.s.source: 'classes' is not available",
-        ),
-        ("{use: balancer, per_source_limit: 20}", "services.s.source.per_source_limit: 'per_source_limit' is not"),
+        ("l4, forward: snat", f"{{{ONE_CLASS}}}", "services.s.source.classes: 'classes' is not available in mode l4"),
+        ("l4, forward: snat", "{per_source_limit: 20}", "source.per_source_limit: 'per_source_limit' is not available"),
+        ("tcp", "{use: balancer, per_source_limit: 20}", "services.s.source.per_source_limit: it is about sessions by"),
+        ("tcp", "{when_full: refuse}", "services.s.source.when_full: it is about sessions by source address; it needs"),
+        ("tcp", f"{{use: client, {ONE_CLASS}}}", "services.s.source.classes: with use: client every client leaves"),
+        ("http, server_connections: shared", f"{{{ONE_CLASS}}}", "the address of one class cannot serve another"),
+        ("tls", "{classes: [{name: all, clients: any, address: '::1'}]}", "class 'all' has no IPv4 address"),
     ],
 )
-def test_sources_that_are_not_built_yet_are_refused(told: Told, source: str, said: str) -> None:
-    lines = told(HEAD + f"  s: {{mode: tcp, listen: ':25', real_servers: [ex1, ex2], source: {source}}}\n")
+def test_sources_that_cannot_be_are_refused(told: Told, mode: str, source: str, said: str) -> None:
+    lines = told(HEAD + f"  s: {{mode: {mode}, listen: '10.0.1.1:25', real_servers: [ex1, ex2], source: {source}}}\n")
     assert len(lines) == 1
     assert said in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "count", "percent", "connections"),
+    [
+        ("20", 20, 0.0, 5000),
+        ("2%", 0, 2.0, 5000),
+        ("0.5 %", 0, 0.5, 5000),
+        ("exchange", 20, 2.0, 5000),
+        ("{count: 50, percent: 4, connections: 1000}", 50, 4.0, 1000),
+        ("{percent: 100}", 0, 100.0, 5000),
+    ],
+)
+def test_a_limit_per_source_is_a_count_a_percentage_or_both(
+    load: Load, limit: str, count: int, percent: float, connections: int
+) -> None:
+    source = f"{{{ONE_CLASS}, per_source_limit: {limit}}}"
+    text = HEAD + f"  s: {{mode: tcp, listen: '10.0.1.1:25', real_servers: [ex1], source: {source}}}\n"
+    built = only(load(text)).source
+    assert (built.per_source_limit, built.per_source_percent, built.server_connections) == (count, percent, connections)
+
+
+@pytest.mark.parametrize("limit", ["101%", "-1", "2 percent", "{percent: 2, of: 5}", "2%%"])
+def test_a_limit_per_source_that_is_none(told: Told, limit: str) -> None:
+    source = f"{{{ONE_CLASS}, per_source_limit: {limit}}}"
+    assert told(HEAD + f"  s: {{mode: tcp, listen: '10.0.1.1:25', real_servers: [ex1], source: {source}}}\n")
 
 
 # services among each other

@@ -126,7 +126,7 @@ def test_source_classes(load: Load, folder: Path) -> None:
         ("policy: {senders_allow: 'a b@c'}", "policy.senders_allow"),
         ('banner: "a\\nb"', "cannot stand in a greeting"),
         ('capabilities: {stated: "SIZE 1\\n250 X"}', "is not a capability"),
-        ("source: {per_source_limit: 20}", "it needs classes"),
+        ("source: {per_source_limit: 20}", "needs classes"),
         ("source: {classes: [{name: a, clients: 10.0.0.0/8, address: 10.0.2.6}]}", "end with a class for clients: any"),
         (
             "source: {classes: [{name: a, clients: any, address: 10.0.2.6}, "

@@ -171,6 +171,17 @@ def test_sessions_of_each_source_address() -> None:
     log._close()
 
 
+def test_a_percentage_is_of_what_the_server_has_left() -> None:
+    log = Log()
+    source = Source(classes=(SourceClass("relay", (), ("10.0.2.6",)),), per_source_limit=20, per_source_percent=2.0)
+    office = Office(log, config(service("smtp", source=source)))
+    slot = office.plan.members[EX1]
+    for sessions, limit in ((0, 20), (3999, 20), (4000, 20), (4100, 18), (4990, 1), (6000, 1)):
+        office.board.ints[office.board.count(0, slot, Count.SESSIONS)] = sessions
+        assert office.smtp()["sources"][0]["limit"] == limit, sessions
+    log._close()
+
+
 def test_beats(office: Office) -> None:
     office.board.floats[office.board.beat(0, Beat.AT)] = time.monotonic() - 0.25
     office.board.ints[office.board.beat(0, Beat.PAUSED)] = 1

@@ -687,6 +687,30 @@ def test_classes_leave_from_their_address_and_the_limit_is_counted(tmp_path: Pat
         assert eventually(lambda: talk(port, "127.0.1.9").reply()).startswith(b"220 ")
 
 
+def test_a_class_at_its_limit_waits_for_a_place(tmp_path: Path) -> None:
+    """`when_full: queue`, with a percentage: a tenth of the 19 connections that the server has left is one."""
+    port = free_port()
+    source = {
+        "classes": [{"name": "internet", "clients": "any", "address": "127.0.2.7"}],
+        "per_source_limit": {"percent": 10, "connections": 20},
+        "when_full": "queue",
+    }
+    one = smtp(port, {"mx1": 0}, source=source, queue={"size": 10, "timeout_s": 30})
+    with SmtpServer("mx1") as mx1:
+        one["real_servers"] = {"mx1": mx1.port}
+        with Balancer(config({"mx": one}, "mx1"), tmp_path) as balancer:
+            eventually(lambda: balancer.real_server("mx", "mx1")["check"])
+            first = talk(port)
+            first.begin()
+            assert "internet from 127.0.2.7 to mx1: 1/1" in balancer.cli("status").stdout
+            second = talk(port)
+            eventually(lambda: balancer.service("mx")["queued"] == 1)
+            first.say(b"QUIT")
+            second.begin()
+            assert second.send() == b"250 2.0.0 mx1 has it\r\n"
+            assert balancer.service("mx")["queued"] == 0
+
+
 # ---------------------------------------------------------------- and for the operator
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from mailbalancer.ipc.board import Count
-from mailbalancer.model import Mail, Mode, Queue, Service, Source, SourceClass, SourceKey
-from tests.support.lone_worker import LoneWorker, service
+from mailbalancer.model import Http, Mail, Mode, Queue, Service, Source, SourceClass, SourceKey
+from tests.support.lone_worker import Door, LoneWorker, receive_all, service
 from tests.support.mail_servers import SmtpServer
 from tests.support.smtp_client import Talk
 
@@ -29,6 +30,51 @@ def worker() -> Iterator[LoneWorker]:
 def mx(*servers: SmtpServer, limit: int = 0, when_full: str = "spill", **options: Any) -> Service:
     source = Source(classes=(RELAY, INTERNET), per_source_limit=limit, when_full=when_full)
     return service("mx", *servers, mode=Mode.SMTP, mail=Mail("lb.test"), source=source, **options)
+
+
+@pytest.mark.parametrize("mode", [Mode.TCP, Mode.IMAP, Mode.POP3, Mode.HTTP])
+def test_classes_in_every_mode(worker: LoneWorker, mode: Mode) -> None:
+    """The real server is a door: it sees from which address it is reached."""
+    source = Source(classes=(RELAY, INTERNET), per_source_limit=1, when_full="refuse")
+    more: dict[str, Any] = {"mail": Mail("lb.test")} if mode in (Mode.IMAP, Mode.POP3) else {}
+    if mode is Mode.HTTP:
+        more["http"] = Http()
+    with Door("ex1") as ex1:
+        worker.configure(service("mx", ex1, mode=mode, source=source, queue=Queue(10, 10.0), **more))
+        kept = []
+        for client, expected in (("127.0.20.5", "127.0.2.6"), ("127.0.20.6", "127.0.2.8"), ("127.0.0.1", "127.0.2.7")):
+            kept.append(begun(worker, mode, client))
+            kept.append(ex1.accept())
+            assert kept[-1].getpeername()[0] == expected
+        if mode is Mode.TCP:
+            with pytest.raises(ConnectionResetError):
+                begun(worker, mode, "127.0.20.7").recv(1)
+        else:
+            words = {Mode.IMAP: b"* BYE ", Mode.POP3: b"-ERR ", Mode.HTTP: b"HTTP/1.1 503 "}
+            assert receive_all(begun(worker, mode, "127.0.20.7")).startswith(words[mode])
+        assert [worker.board.total(slot, Count.SESSIONS) for slot in worker.source_slots.values()] == [1, 1, 1]
+
+
+def begun(worker: LoneWorker, mode: Mode, source: str) -> socket.socket:
+    """A client for which a server is sought."""
+    sock = worker.connect("mx", source=source)
+    if mode is Mode.HTTP:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: lb.test\r\n\r\n")
+    return sock
+
+
+def test_a_percentage_of_what_the_server_has_left(worker: LoneWorker) -> None:
+    """Two of ten: as the server fills up, one address has less of it."""
+    source = Source(classes=(RELAY, INTERNET), per_source_percent=30.0, server_connections=10, when_full="refuse")
+    with SmtpServer("mx1") as mx1:
+        worker.configure(service("mx", mx1, mode=Mode.SMTP, mail=Mail("lb.test"), source=source))
+        clients = [talk(worker, "127.0.0.1") for _ in range(2)]
+        for client in clients:
+            client.begin()
+        assert talk(worker, "127.0.0.1").end().startswith(b"421 4.3.2 ")
+        clients[0].say(b"QUIT")
+        worker.eventually_counts(1, Count.SESSIONS, "mx")
+        talk(worker, "127.0.0.1").begin()
 
 
 def talk(worker: LoneWorker, source: str) -> Talk:
