@@ -10,8 +10,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailbalancer.control.host_plan import needs_host, plan
-from mailbalancer.control.l4_engine import examined_script, ledger_path
+from mailbalancer.control.host_plan import absent_addresses, needs_host, plan
+from mailbalancer.control.l4_engine import ledger_path
+from mailbalancer.control.l4_rules import examined_script
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.host.commands import RealCommands
 from mailbalancer.host.ledger import Ledger
@@ -36,7 +37,7 @@ def planned(config: Config) -> HostFacts:
     Raises:
         MailbalancerError: it cannot work on this machine.
     """
-    if not needs_host(config):
+    if not needs_host(config) and not absent_addresses(config):
         return HostFacts((), "")
     commands = RealCommands()
     network = read_network(commands)

@@ -15,6 +15,7 @@ from hashlib import blake2s
 from typing import TypeVar
 
 from mailbalancer.errors import MailbalancerError
+from mailbalancer.host.network import can_listen_on
 from mailbalancer.host.privileges import CAP_NET_ADMIN, CAP_NET_RAW
 from mailbalancer.host.steps import Address, Forwarding6, LocalRoute, Rule, Step, Sysctl, TunnelEnd, Vxlan
 from mailbalancer.l4.ruleset import TRANSPARENT_MARK
@@ -49,14 +50,20 @@ class HostPlan:
 
 
 def needs_host(config: Config) -> bool:
-    """Whether this configuration changes the machine at all."""
+    """Whether this configuration changes the machine wherever it runs."""
     return any(service.l4 is not None or service.source.use == "client" for service in config.services)
 
 
-def needed_capabilities(config: Config) -> tuple[frozenset[int], frozenset[int]]:
+def absent_addresses(config: Config) -> tuple[str, ...]:
+    """Addresses that services of layer 7 listen on and that are not on this machine now."""
+    hosts = dict.fromkeys(endpoint.host for service in config.services for endpoint in service.listen)
+    return tuple(host for host in hosts if not can_listen_on(host))
+
+
+def needed_capabilities(config: Config, changes_host: bool) -> tuple[frozenset[int], frozenset[int]]:
     """What the supervisor and what the workers need beyond ports below 1024, as numbers of capabilities(7)."""
     transparent = any(service.source.use == "client" for service in config.services)
-    supervisor = frozenset({CAP_NET_ADMIN, CAP_NET_RAW}) if needs_host(config) else frozenset()
+    supervisor = frozenset({CAP_NET_ADMIN, CAP_NET_RAW}) if changes_host else frozenset()
     return supervisor, frozenset({CAP_NET_RAW}) if transparent else frozenset()
 
 
@@ -84,7 +91,10 @@ class _Planner:
         for service in config.services:
             if service.l4 is not None:
                 self._addresses(service)
+            else:
+                self._listened_on(service)
         for service in config.services:
+            self._own_sources(service)
             if service.l4 is not None and service.l4.forward is Forward.TUNNEL:
                 self._tunnel(service)
             elif service.l4 is not None and service.l4.forward is not Forward.DSR:
@@ -105,6 +115,20 @@ class _Planner:
             elif not self._network.is_ours(address):
                 self._plan.add(Address(f"{address}/{address.max_prefixlen}", self._home(service, address)))
 
+    def _listened_on(self, service: Service) -> None:
+        """A service of layer 7 gets its address like any other, where its place is plain.
+
+        Where it is not, opening the listener fails, with the remedy.
+        """
+        for endpoint in service.listen:
+            address = ipaddress.ip_address(endpoint.host)
+            made = self._made(Address, partial(_is_of, address))
+            segment = self._network.segment_of(address)
+            if made is not None:
+                self._plan.add(made)
+            elif segment is not None and not self._network.is_ours(address) and not can_listen_on(endpoint.host):
+                self._plan.add(Address(f"{address}/{address.max_prefixlen}", segment[0].name))
+
     def _home(self, service: Service, address: IPAddress) -> str:
         """The interface that an address belongs on."""
         assert service.l4 is not None
@@ -123,6 +147,23 @@ class _Planner:
             )
         return segment[0].name
 
+    def _own_sources(self, service: Service) -> None:
+        """An address that connections leave from must be ours, or their answers go to somebody else."""
+        if service.l4 is None:
+            return
+        added = {ipaddress.ip_interface(step.address).ip for step in self._plan.steps if isinstance(step, Address)}
+        for key in ("snat_address", "masquerade_outbound"):
+            text: str = getattr(service.l4, key)
+            if not text:
+                continue
+            address = ipaddress.ip_address(text)
+            if not self._network.is_ours(address) and address not in added:
+                raise MailbalancerError(
+                    f"service {service.name}: {key} {address} is not an address of this machine, so answers to it "
+                    "would not come back",
+                    f"name one that it has or that a service listens on, or add it (`ip address add {text} …`)",
+                )
+
     # forwarding
 
     def _forwarding(self, service: Service) -> None:
@@ -140,9 +181,15 @@ class _Planner:
 
     def _outward(self, service: Service, version: int) -> Iterator[str]:
         """Where clients come from: the interfaces of the service's addresses, and the default route's."""
-        for address in _vips(service, version):
+        for address in _fronts(service, version):
             owner = next((i.name for i, own in self._network.addresses() if own.ip == address), None)
-            yield owner or self._home(service, address)
+            segment = self._network.segment_of(address)
+            if owner is not None:
+                yield owner
+            elif service.l4 is not None:
+                yield self._home(service, address)
+            elif segment is not None:
+                yield segment[0].name
         default = next(
             (r for r in self._network.routes if r.network.version == version and r.network.prefixlen == 0), None
         )
@@ -182,10 +229,11 @@ class _Planner:
         if version == 4:
             for place in ("all", _key(device)):
                 self._set(f"net.ipv4.conf.{place}.send_redirects", "0")
-        if service.l4 is not None and service.l4.forward is Forward.TRANSPARENT:
+        if service.l4 is None or service.l4.forward is Forward.TRANSPARENT:
             self._plan.warn(
                 f"service {service.name}: clients and real servers are both reached through {device}; with the "
-                "balancer as their gateway, real servers can be reached directly only from their own network"
+                "balancer as their gateway, real servers can be reached directly only from their own network, and "
+                "clients in that network are shown with the balancer's address"
             )
 
     def _set(self, key: str, value: str) -> None:
@@ -209,6 +257,8 @@ class _Planner:
             }
             # the servers' gateway is us: what they ask of others passes here
             self._forward_on(version, sorted(devices | default))
+            for device in sorted(devices & set(self._outward(service, version))):
+                self._one_armed(service, version, device)
 
     def _answers_to_borrowed(self, version: int) -> None:
         """What is sent to an address that we have borrowed is for us."""
@@ -254,7 +304,7 @@ class _Planner:
         return next((step for step in self._in_force if isinstance(step, kind) and fits(step)), None)
 
     def _versions(self, service: Service) -> list[int]:
-        return [version for version in (4, 6) if list(_vips(service, version))]
+        return [version for version in (4, 6) if list(_fronts(service, version))]
 
     def _servers(self, service: Service, version: int) -> list[IPAddress]:
         addresses = [ipaddress.ip_address(m.endpoint.host) for pool in service.pools() for m in pool.members]
@@ -271,10 +321,10 @@ def tunnel_mac(address: str) -> str:
     return "02:6d:62:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
-def _vips(service: Service, version: int) -> Iterator[IPAddress]:
-    assert service.l4 is not None
-    for port in service.l4.listen:
-        address = ipaddress.ip_address(port.address)
+def _fronts(service: Service, version: int) -> Iterator[IPAddress]:
+    """The addresses at which clients find a service."""
+    for door in service.doors:
+        address = ipaddress.ip_address(door.host)
         if address.version == version:
             yield address
 

@@ -4,23 +4,31 @@ Decides: when the rules change, what every member's share of new flows is, and w
 our tables. One owner of everything that the configuration changes on this machine: it prepares, applies and undoes.
 Refuses to know: how rules look (`l4.render`), what the machine needs beside them (`host_plan`).
 
-A configuration is examined in full before any worker hears of it (`check`), and applied when they run it (`apply`).
+A configuration is examined in full, and everything beside its rules is done, before any worker hears of it (`prepare`);
+its rules follow when they run it (`apply`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mailbalancer.balance.candidate import CLOSED, READY
+from mailbalancer.balance.candidate import READY
 from mailbalancer.control.events import Events
-from mailbalancer.control.gateway_probe import FAR, GatewayProbe
-from mailbalancer.control.host_plan import TUNNEL_DEVICES, VXLAN_NUMBER, HostPlan, needs_host, plan
+from mailbalancer.control.gateway_probe import GatewayProbe
+from mailbalancer.control.host_plan import HostPlan, absent_addresses, needs_host, plan
+from mailbalancer.control.l4_rules import (
+    RulesetBuilder,
+    examined_script,
+    guards,
+    is_transparent,
+    names,
+    with_neighbours,
+)
 from mailbalancer.control.members import Members, Record
 from mailbalancer.control.vips import Vips
 from mailbalancer.errors import MailbalancerError
@@ -29,25 +37,17 @@ from mailbalancer.host.conntrack import count_flows, forget_flows
 from mailbalancer.host.ledger import Ledger
 from mailbalancer.host.network import read_network
 from mailbalancer.host.nft import Counter, Nft
+from mailbalancer.host.privileges import CAP_NET_ADMIN, CAP_NET_RAW, have
 from mailbalancer.host.steps import Step, sysctl_now
 from mailbalancer.l4.numbers import Numbers
 from mailbalancer.l4.render import ENDING_S, tables
 from mailbalancer.l4.ruleset import (
     MEMBER_MARK,
-    ForwardedService,
-    Guard,
-    Outbound,
-    Persistence,
-    PortRange,
-    Protocol,
-    Ruleset,
-    Server,
-    Spread,
 )
 from mailbalancer.l4.shares import Runner, by_sessions, by_weight, staying
 from mailbalancer.l4.tables import Table, script
-from mailbalancer.model import Config, Forward, IPNetwork, MemberKey, Schedule, Service
-from mailbalancer.network import IPAddress, Network
+from mailbalancer.model import Config, MemberKey, Schedule, Service
+from mailbalancer.network import Network
 
 #: Rules change at most this often.
 RENEW_S = 0.5
@@ -63,8 +63,6 @@ RETRY_S = 5.0
 ALARM_S = 60.0
 
 _BY_SESSIONS = (Schedule.LEAST_CONNECTIONS, Schedule.WEIGHTED_LEAST_CONNECTIONS)
-_SPREADS = {Schedule.SOURCE_HASH: Spread.SOURCE_HASH, Schedule.ROUND_ROBIN: Spread.IN_TURN}
-_SPREADS |= {Schedule.WEIGHTED_ROUND_ROBIN: Spread.IN_TURN}
 
 
 @dataclass(slots=True)
@@ -95,7 +93,10 @@ class L4Engine:
         self._events = events
         self._commands = commands
         self._ledger_path = ledger
-        self._ledger: Ledger | None = None
+        self._ledger: Ledger | None = None  # None: this machine has never been changed
+        self._before: tuple[Step, ...] = ()  # what was in force before a configuration was prepared
+        self._wanted = HostPlan()
+        self._has_rules = False  # whether there can be tables of ours
         self._nft = Nft(commands)
         self._numbers = Numbers()
         self._vips = Vips(events)
@@ -125,22 +126,50 @@ class L4Engine:
 
     # ------------------------------------------------------------ configurations
 
-    def check(self, config: Config) -> HostPlan | None:
-        """Whether this configuration can work on this machine; nothing is changed.
+    def prepare(self, config: Config) -> None:
+        """Everything beside the rules, and whether the kernel would take those: before anybody hears of it.
+
+        What ran before runs on; what it needs is still there.
 
         Raises:
-            MailbalancerError: it cannot; with the service and the remedy.
+            MailbalancerError: this configuration cannot work on this machine; with the service and the remedy. Nothing
+                is changed.
         """
-        if not needs_host(config):
-            return None
+        before = self._ledger.steps if self._ledger else ()
+        self._before, self._wanted = before, HostPlan()
+        if not changes_host(config):
+            return
+        ledger = self._open_ledger()
+        self._before = before = ledger.steps
+        self._has_rules |= needs_host(config) or bool(before)
         network = read_network(self._commands)
-        steps = plan(config, network, sysctl_now, self._open_ledger().steps)
+        self._wanted = plan(config, network, sysctl_now, before)
         try:
-            self._nft.check(examined_script(config, network))
+            self._vips.refuse_taken(network, [step for step in self._wanted.steps if step not in before], config)
+            ledger.begin(self._wanted.steps)
+            self._examine(config)
+        except MailbalancerError:
+            self.take_back()
+            raise
+
+    def _examine(self, config: Config) -> None:
+        text = examined_script(config, read_network(self._commands))
+        if not text:
+            return
+        try:
+            self._nft.check(text)
         except HostError as error:
             services = ", ".join(s.name for s in config.services if s.l4 or s.source.use == "client")
             raise MailbalancerError(f"{error.message} (needed by: {services})", error.remedy) from error
-        return steps
+
+    def take_back(self) -> None:
+        """The configuration that was prepared is not going to run."""
+        if self._ledger is None:
+            return
+        try:
+            self._ledger.follow(self._before)
+        except HostError as error:
+            self._events.error(f"not everything could be taken back: {error}")
 
     def completed(self, config: Config) -> Config:
         """The configuration with what only the network tells: clients that real servers would answer directly.
@@ -151,41 +180,36 @@ class L4Engine:
         if not any(service.source.use == "client" for service in config.services):
             return config
         network = read_network(self._commands)
-        return replace(config, services=tuple(_with_neighbours(service, network) for service in config.services))
+        return replace(config, services=tuple(with_neighbours(service, network) for service in config.services))
 
     def apply(self, config: Config, now: float) -> None:
-        """Do what this configuration needs. The members of it are committed.
+        """The rules of the configuration that was prepared. The members of it are committed.
 
         Raises:
             MailbalancerError: something could not be done.
         """
         self._config = config
         self._forwarded = frozenset(service.name for service in config.services if service.l4 is not None)
-        if not needs_host(config) and self._ledger is None and not self._ledger_path.exists():
+        if self._ledger is None:
             return
-        ledger = self._open_ledger()
-        network = read_network(self._commands)
-        wanted = plan(config, network, sysctl_now, ledger.steps) if needs_host(config) else HostPlan()
-        before = set(ledger.steps)
-        ledger.follow(wanted.steps)
-        for warning in wanted.warnings:
-            self._events.warning(warning)
         self._network = read_network(self._commands)
-        self._vips.added(self._network, [step for step in ledger.steps if step not in before], now)
-        self._numbers.follow(_names(config))
+        self._numbers.follow(names(config))
         self._renew(now)
+        self._ledger.finish(self._wanted.steps)
+        for warning in self._wanted.warnings:
+            self._events.warning(warning)
+        self._vips.added(self._network, [step for step in self._wanted.steps if step not in self._before], now)
 
     def stop(self) -> None:
         """Everything as it was before us. A tick that comes later changes nothing any more."""
         self._config = None
         if self._ledger is None:
             return
-        try:
-            if self._running:
-                self._nft.remove()
-            self._ledger.undo_all()
-        except HostError as error:
-            self._events.error(f"not everything could be undone: {error}; `mailbalancer host clean` tries again")
+        for undo in (self._nft.remove if self._has_rules else tuple, self._ledger.undo_all):
+            try:
+                undo()
+            except HostError as error:
+                self._events.error(f"not everything could be undone: {error}; `mailbalancer host clean` tries again")
         self._running = None
 
     def _open_ledger(self) -> Ledger:
@@ -197,7 +221,7 @@ class L4Engine:
 
     def tick(self, now: float) -> None:
         """Time has passed: count, and let the rules follow."""
-        if self._config is None or (self._running is None and not needs_host(self._config)):
+        if self._config is None or self._ledger is None:
             return
         self._vips.tick(now)
         self.probe.tick(now)
@@ -229,7 +253,7 @@ class L4Engine:
     def _to_probe(self) -> list[Record]:
         """Members whose answers to clients must come back through us."""
         transparent = {
-            service.name for service in (self._config.services if self._config else ()) if _is_transparent(service)
+            service.name for service in (self._config.services if self._config else ()) if is_transparent(service)
         }
         return [record for record in self._members if record.key.service in transparent]
 
@@ -287,7 +311,9 @@ class L4Engine:
     def _renew(self, now: float) -> None:
         assert self._config is not None
         self._seen = self._availabilities()
-        builder = _Builder(self._config, self._network, self._numbers, self._shares(now), self.strays, self._members)
+        builder = RulesetBuilder(
+            self._config, self._network, self._numbers, self._shares(now), self.strays, self._members
+        )
         wanted = tables(builder.ruleset())
         if wanted == self._running or (not wanted and not self._running):
             return
@@ -373,7 +399,7 @@ class L4Engine:
 
     def _alarm(self, count: _Count, now: float) -> None:
         """Frames that go round, and answers that should not pass here."""
-        devices = [guard.device for guard in _guards(self._network)]
+        devices = [guard.device for guard in guards(self._network)]
         for at, device in enumerate(devices):
             for word, meaning in (
                 ("own_mac", "came in with our own hardware address as sender: there is a loop in the network"),
@@ -389,195 +415,14 @@ class L4Engine:
             self._events.error(f"{text} ({packets - told} dropped)")
 
 
-class _Builder:
-    """The ruleset of a configuration in a network."""
+def changes_host(config: Config) -> bool:
+    """Whether this configuration changes this machine, or finds it changed by us.
 
-    def __init__(
-        self,
-        config: Config,
-        network: Network,
-        numbers: Numbers,
-        shares: Callable[[Service, list[Record]], list[int]],
-        strays: Callable[[MemberKey], bool],
-        members: Members | None = None,
-    ) -> None:
-        self._config = config
-        self._network = network
-        self._numbers = numbers
-        self._shares = shares
-        self._strays = strays
-        self._members = members
-
-    def ruleset(self) -> Ruleset:
-        services = [service for service in self._config.services if service.l4 is not None]
-        tunnels = [s.l4.tunnel for s in services if s.l4 and s.l4.forward is Forward.TUNNEL]
-        transparent = any(map(_is_transparent, self._config.services))
-        return Ruleset(
-            services=tuple(map(self._service, services)),
-            outbound=tuple(outbound for service in services for outbound in self._outbound(service)),
-            guards=_guards(self._network),
-            transparent=transparent,
-            tunnel=VXLAN_NUMBER if tunnels else 0,
-            tunnel_peers=tuple(peer for tunnel in tunnels for peer in tunnel.allow_peers),
-            probes=tuple(self._probes()) if transparent else (),
-        )
-
-    def _probes(self) -> Iterator[IPAddress]:
-        """Where answers to the gateway probe go."""
-        yield from (ipaddress.ip_address(address) for addresses in FAR.values() for address in addresses)
-        for _, own in self._network.addresses():
-            if not own.ip.is_loopback and not own.ip.is_link_local:
-                yield own.ip
-
-    def _service(self, service: Service) -> ForwardedService:
-        l4, pool = service.l4, service.pool
-        assert l4 is not None
-        past_us = l4.forward in (Forward.DSR, Forward.TUNNEL)
-        return ForwardedService(
-            number=self._numbers[service.name],
-            protocol=Protocol(l4.protocol),
-            listen=tuple(PortRange(ipaddress.ip_address(p.address), p.first, p.last) for p in l4.listen),
-            forward=l4.forward,
-            servers=self._servers(service),
-            spread=_SPREADS.get(pool.schedule, Spread.RANDOM),
-            persist=self._persistence(service),
-            allow=service.allow,
-            deny=service.deny,
-            snat_address=ipaddress.ip_address(l4.snat_address) if l4.snat_address else None,
-            own_address_for=self._near(service) if l4.forward is Forward.TRANSPARENT else (),
-            devices=tuple(guard.device for guard in _guards(self._network)) if past_us else (),
-        )
-
-    def _persistence(self, service: Service) -> Persistence | None:
-        persist = service.pool.persist
-        if persist is None:
-            return None
-        return Persistence(
-            self._numbers[f"group {persist.group}"], max(1, round(persist.timeout_s)), persist.max_entries
-        )
-
-    def _servers(self, service: Service) -> tuple[Server, ...]:
-        pool = service.pool
-        if self._members is None:
-            return tuple(self._server(service, pool.key(member), 1, None) for member in pool.members)
-        records = [self._members[pool.key(member)] for member in pool.members]
-        given = self._shares_by_family(service, records)
-        return tuple(self._server(service, r.key, given[r.key], r) for r in records)
-
-    def _shares_by_family(self, service: Service, records: list[Record]) -> Mapping[MemberKey, int]:
-        """A server takes part in its own family only: there is no translation between them."""
-        given: dict[MemberKey, int] = {}
-        for ipv6 in (False, True):
-            part = [
-                r for r in records if r.member.endpoint.is_ipv6 == ipv6 and not self._out_of_service(service, r.key)
-            ]
-            given |= {record.key: share for record, share in zip(part, self._shares(service, part), strict=True)}
-        return {record.key: given.get(record.key, 0) for record in records}
-
-    def _out_of_service(self, service: Service, key: MemberKey) -> bool:
-        return service.source.probe_failed == "take_out_of_service" and self._strays(key)
-
-    def _server(self, service: Service, key: MemberKey, share: int, record: Record | None) -> Server:
-        assert service.l4 is not None
-        member = next(m for m in service.pool.members if m.real_server == key.real_server)
-        address = ipaddress.ip_address(member.endpoint.host)
-        own_port = member.endpoint.port != service.l4.listen[0].first
-        return Server(
-            number=self._numbers[str(key)],
-            machine=self._numbers[f"machine {key.real_server}"],
-            address=address,
-            port=member.endpoint.port if own_port else 0,
-            share=min(share, 1000),
-            returning=record is None
-            or (record.state.availability != CLOSED and not self._out_of_service(service, key)),
-            down=record is not None and record.state.health.up is False,
-            own_address=service.l4.forward is Forward.TRANSPARENT and self._strays(key),
-            device=self._device(service, address),
-        )
-
-    def _device(self, service: Service, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-        assert service.l4 is not None
-        if service.l4.forward is Forward.TUNNEL:
-            return TUNNEL_DEVICES[address.version]
-        if service.l4.forward is not Forward.DSR:
-            return ""
-        segment = self._network.segment_of(address)
-        if segment is None:
-            raise MailbalancerError(
-                f"service {service.name}: real server {address} is in no network of this machine, and forward: dsr "
-                "reaches only machines on the same segment",
-                "give this machine an address in that network, or write forward: tunnel",
-            )
-        return segment[0].name
-
-    def _near(self, service: Service) -> tuple[IPNetwork, ...]:
-        """Clients that a server answers directly, past us: those in its own network, and those that are listed."""
-        segments = (self._network.segment_of(ipaddress.ip_address(m.endpoint.host)) for m in service.pool.members)
-        return tuple(dict.fromkeys((*(found[1] for found in segments if found), *service.source.balancer_for)))
-
-    def _outbound(self, service: Service) -> Iterable[Outbound]:
-        assert service.l4 is not None
-        if not service.l4.masquerade_outbound:
-            return
-        address = ipaddress.ip_address(service.l4.masquerade_outbound)
-        servers = [ipaddress.ip_address(m.endpoint.host) for m in service.pool.members]
-        own = tuple(dict.fromkeys(server for server in servers if server.version == address.version))
-        segments = [self._network.segment_of(server) for server in own]
-        if own:
-            yield Outbound(own, tuple(dict.fromkeys(found[1] for found in segments if found)), address)
-
-
-def examined_script(config: Config, network: Network) -> str:
-    """The rules of a configuration as if every real server were ready, for nft to look at and for people to read."""
-    numbers = Numbers()
-    numbers.follow(_names(config))
-    examined = replace(config, services=tuple(s for s in config.services if not _waits_for_device(s, network)))
-    builder = _Builder(examined, network, numbers, lambda service, records: [], lambda key: False)
-    return script(tables(builder.ruleset()), None)
-
-
-def _guards(network: Network) -> tuple[Guard, ...]:
-    """Every interface on which frames with addresses of ours could come in."""
-    return tuple(
-        Guard(interface.name, interface.mac)
-        for interface in network.interfaces
-        if interface.mac and interface.up and interface.name not in TUNNEL_DEVICES.values()
-    )
-
-
-def _is_transparent(service: Service) -> bool:
-    """Whether its real servers see clients' addresses and must answer through us."""
-    return service.source.use == "client" or (service.l4 is not None and service.l4.forward is Forward.TRANSPARENT)
-
-
-def _with_neighbours(service: Service, network: Network) -> Service:
-    """Clients in a real server's own network are answered past us."""
-    if service.source.use != "client":
-        return service
-    servers = (ipaddress.ip_address(m.endpoint.host) for pool in service.pools() for m in pool.members)
-    near = tuple(found[1] for server in servers if (found := network.segment_of(server)))
-    together = tuple(dict.fromkeys((*service.source.balancer_for, *near)))
-    return replace(service, source=replace(service.source, balancer_for=together))
-
-
-def _waits_for_device(service: Service, network: Network) -> bool:
-    """A rule can name a device only when it is there; that of tunnels is made when the configuration is applied."""
-    tunnel = service.l4 is not None and service.l4.forward is Forward.TUNNEL
-    return tunnel and not any(network.interface(name) for name in TUNNEL_DEVICES.values())
-
-
-def _names(config: Config) -> list[str]:
-    """Everything that has a number in the kernel."""
-    names: list[str] = []
-    for service in config.services:
-        if service.l4 is None:
-            continue
-        names.append(service.name)
-        names += [str(service.pool.key(member)) for member in service.pool.members]
-        names += [f"machine {member.real_server}" for member in service.pool.members]
-        if service.pool.persist is not None:
-            names.append(f"group {service.pool.persist.group}")
-    return names
+    An address of layer 7 that is not here is added only by a program that may; else opening its listener says so.
+    """
+    if needs_host(config) or ledger_path(config).exists():
+        return True
+    return have(CAP_NET_ADMIN) and have(CAP_NET_RAW) and bool(absent_addresses(config))
 
 
 def ledger_path(config: Config) -> Path:

@@ -182,7 +182,8 @@ def explain(endpoint: Endpoint, error: OSError) -> ListenError:
         case errno.EADDRNOTAVAIL:
             return ListenError(
                 f"{endpoint} cannot be listened on: {endpoint.host} is not an address of this machine",
-                f"correct `listen`, or add the address first (see `ip address`, `ip address add {endpoint.host} …`)",
+                f"correct `listen`, or add the address first (see `ip address`, `ip address add {endpoint.host} …`); "
+                "with CAP_NET_ADMIN and CAP_NET_RAW an address in a network of this machine is added by itself",
             )
         case errno.EACCES | errno.EPERM:
             return ListenError(

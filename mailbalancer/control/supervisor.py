@@ -33,7 +33,7 @@ from mailbalancer.control.events import Events
 from mailbalancer.control.explaining import explained
 from mailbalancer.control.host_plan import needed_capabilities
 from mailbalancer.control.imbalance import Imbalances
-from mailbalancer.control.l4_engine import L4Engine, ledger_path
+from mailbalancer.control.l4_engine import L4Engine, changes_host, ledger_path
 from mailbalancer.control.listeners import Listeners
 from mailbalancer.control.members import Members
 from mailbalancer.control.notify import notify
@@ -161,7 +161,7 @@ class Supervisor:
                 own_directories([Path(config.state_file).parent], user)
             except PrivilegeError as error:
                 self._events.warning(str(error))
-        ours, self._workers.keep = needed_capabilities(config)
+        ours, self._workers.keep = needed_capabilities(config, changes_host(config))
         if become(user, ours):
             self._log.info(f"running as user {user}")
         elif os.geteuid() == 0:
@@ -198,7 +198,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         config = self._config
-        self._l4.check(config)
+        self._l4.prepare(config)
         self._listeners.open_missing(config)
         self._bindings.follow(config)
         self._bindings.restore(self._saved.bindings, time.monotonic())
@@ -273,14 +273,12 @@ class Supervisor:
             state_file=before.state_file,
             user=before.user,
         )
-        if not needed_capabilities(config)[1] <= set(self._workers.keep):
+        if not needed_capabilities(config, changes_host=True)[1] <= set(self._workers.keep):
             raise MailbalancerError(
                 "source: client needs a capability that the workers gave up when they started",
                 "restart mailbalancer to use it",
             )
-        self._l4.check(config)
-        await self._rollout.apply(self._l4.completed(config))
-        self._l4.apply(config, time.monotonic())
+        await self._change(before, config)
         await self._applied(config)
         self._later = later
         for warning in later:
@@ -289,6 +287,20 @@ class Supervisor:
         self._events.info(f"{self._path} applied: {'; '.join(told) or 'nothing changed'}")
         running = self._rollout.running
         return {"version": running.version if running else 0, "changes": told, "warnings": later}
+
+    async def _change(self, before: Config, config: Config) -> None:
+        """To this configuration, in the workers and on the machine, or back to what ran before."""
+        self._l4.prepare(config)
+        try:
+            await self._rollout.apply(self._l4.completed(config))
+            try:
+                self._l4.apply(config, time.monotonic())
+            except MailbalancerError:
+                await self._rollout.apply(self._l4.completed(before))
+                raise
+        except BaseException:
+            self._l4.take_back()
+            raise
 
     async def _applied(self, config: Config) -> None:
         if config.log != self._config.log:

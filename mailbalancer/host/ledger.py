@@ -29,18 +29,44 @@ class Ledger:
         return tuple(self._steps)
 
     def follow(self, wanted: Iterable[Step]) -> None:
-        """Undo what is not wanted any more, do what is new. What a step found before it is kept from the first time.
+        """Only these steps are in force from now on. What a step found before it is kept from the first time.
 
         Raises:
             HostError: a step failed; it and those before it are in force and in the file.
         """
         steps = list(dict.fromkeys(wanted))
-        for step in [s for s in reversed(self._steps) if s not in steps]:
+        self.begin(steps)
+        self.finish(steps)
+
+    def begin(self, wanted: Iterable[Step]) -> None:
+        """Do what is new. What is not wanted any more stays, unless something new takes its place.
+
+        Raises:
+            HostError: a step failed; it and those before it are in force and in the file.
+        """
+        steps = list(dict.fromkeys(wanted))
+        for step in self._in_the_way(steps):
             self._undo(step)
         for step in [s for s in steps if s not in self._steps]:
             self._steps.append(step)
             self._write()
             step.do(self._commands)
+
+    def finish(self, wanted: Iterable[Step]) -> None:
+        """Undo what is not wanted any more, the last step first.
+
+        Raises:
+            HostError: something could not be undone; it is still in the file.
+        """
+        steps = set(wanted)
+        for step in [s for s in reversed(self._steps) if s not in steps]:
+            self._undo(step)
+
+    def _in_the_way(self, wanted: list[Step]) -> list[Step]:
+        """A device that is made anew must go first, and all that was done to it must be done again."""
+        taken = {step.place for step in wanted if step not in self._steps}
+        gone = {step.place for step in self._steps if step not in wanted and step.place in taken}
+        return [step for step in reversed(self._steps) if step.place in gone or step.inside in gone]
 
     def undo_all(self) -> list[Step]:
         """Everything as it was, the last step first; returns what was undone."""

@@ -6,8 +6,10 @@ Refuses to know: what the facts are for.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +32,17 @@ def read_network(commands: Commands) -> Network:
         for n in _listed(commands, "neighbour", "show")
     )
     return Network(interfaces, routes, neighbours)
+
+
+def can_listen_on(address: str) -> bool:
+    """Whether the kernel lets a program have this address: it is here, or every address is let (`ip_nonlocal_bind`)."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((address, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def _listed(commands: Commands, *arguments: str) -> list[dict[str, Any]]:

@@ -118,6 +118,11 @@ def drop_everything(but: Collection[int] = ()) -> None:
     _set_capabilities(_bits(but) & _permitted())
 
 
+def have(capability: int) -> bool:
+    """Whether this process may use a capability."""
+    return bool(_permitted() & 1 << capability)
+
+
 def _permitted() -> int:
     data = (_CapData * 2)()
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)

@@ -18,12 +18,50 @@ from mailbalancer.host.commands import Commands, HostError
 _KEY = re.compile(r"net(?:\.[A-Za-z0-9_@:-]+(?:/[A-Za-z0-9_@:-]+)*){2,5}\Z")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}\Z")
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
+#: An address, with or without a prefix length: no zone, no space.
+_WORD = re.compile(r"[0-9a-fA-F.:]+(?:/[0-9]{1,3})?\Z")
 _VALUE = re.compile(r"[0-9]{1,10}\Z")
 PROC_SYS = Path("/proc/sys")
 
 
+class _Change:
+    """What every step has in common: a step that is told to somebody else's place would not be ours to undo."""
+
+    __slots__ = ()
+
+    @property
+    def place(self) -> str:
+        """What of the machine is changed. Two steps of one place cannot be in force together."""
+        return str(self)
+
+    @property
+    def inside(self) -> str:
+        """The place of the step that this one goes away with; empty: none."""
+        return ""
+
+
+class _ByIp(_Change):
+    """Made by one `ip` command and unmade by its counterpart."""
+
+    __slots__ = ()
+    makes: ClassVar[str] = "replace"
+
+    def words(self, verb: str) -> str:
+        """The command. No word of it can have a space: each was checked, or is a number."""
+        raise NotImplementedError
+
+    def do(self, commands: Commands) -> None:
+        if self.makes == "add":  # it would be made twice
+            self.undo(commands)
+        commands.run(self.words(self.makes).split())
+
+    def undo(self, commands: Commands) -> None:
+        """What is not there any more need not be removed: the interface may be gone, and everything on it."""
+        _unless_gone(commands, self.words("del").split())
+
+
 @dataclass(frozen=True, slots=True)
-class Sysctl:
+class Sysctl(_Change):
     """A kernel setting, written with a dot between its parts; dots inside an interface's name are slashes there."""
 
     kind: ClassVar[str] = "sysctl"
@@ -53,7 +91,7 @@ class Sysctl:
 
 
 @dataclass(frozen=True, slots=True)
-class Forwarding6:
+class Forwarding6(_Change):
     """IPv6 forwarding. The kernel has one switch for all interfaces; each one's own value is kept for the way back."""
 
     kind: ClassVar[str] = "ipv6 forwarding"
@@ -91,7 +129,7 @@ class Forwarding6:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class Address(_ByIp):
     """An address of a service on an interface."""
 
     kind: ClassVar[str] = "address"
@@ -100,40 +138,34 @@ class Address:
 
     def __post_init__(self) -> None:
         ipaddress.ip_interface(self.address)
+        _require(_WORD, self.address)
         _require(_DEVICE, self.device)
 
-    def do(self, commands: Commands) -> None:
+    def words(self, verb: str) -> str:
         # the machine's own connections must not leave from it: a real server that has it on `lo` would answer itself
-        extra = ["nodad", "preferred_lft", "0"] if ":" in self.address else []
-        commands.run(["ip", "address", "replace", self.address, "dev", self.device, *extra])
-
-    def undo(self, commands: Commands) -> None:
-        _unless_gone(commands, ["ip", "address", "del", self.address, "dev", self.device])
+        extra = " nodad preferred_lft 0" if ":" in self.address and verb != "del" else ""
+        return f"ip address {verb} {self.address} dev {self.device}{extra}"
 
     def __str__(self) -> str:
         return f"address {self.address} on {self.device}"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(_ByIp):
     """A policy rule: packets with a mark are looked up in a table of ours."""
 
     kind: ClassVar[str] = "rule"
+    makes: ClassVar[str] = "add"
     version: int
     priority: int
     mark: int
     table: int
 
-    def do(self, commands: Commands) -> None:
-        self.undo(commands)  # `ip rule add` would make it twice
-        commands.run(self._words("add"))
+    def __post_init__(self) -> None:
+        _require_numbers(self.version, self.priority, self.mark, self.table)
 
-    def undo(self, commands: Commands) -> None:
-        _unless_gone(commands, self._words("del"))
-
-    def _words(self, verb: str) -> list[str]:
-        numbers = ["pref", str(int(self.priority)), "fwmark", hex(self.mark), "lookup", str(int(self.table))]
-        return ["ip", f"-{int(self.version)}", "rule", verb, *numbers]
+    def words(self, verb: str) -> str:
+        return f"ip -{self.version:d} rule {verb} pref {self.priority:d} fwmark {self.mark:#x} lookup {self.table:d}"
 
     def __str__(self) -> str:
         return (
@@ -142,43 +174,30 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalRoute:
+class LocalRoute(_ByIp):
     """In a table of ours: every address is this machine's."""
 
     kind: ClassVar[str] = "local route"
     version: int
     table: int
 
-    def do(self, commands: Commands) -> None:
-        commands.run(self._words("replace"))
+    def __post_init__(self) -> None:
+        _require_numbers(self.version, self.table)
 
-    def undo(self, commands: Commands) -> None:
-        _unless_gone(commands, self._words("del"))
-
-    def _words(self, verb: str) -> list[str]:
+    def words(self, verb: str) -> str:
         network = "0.0.0.0/0" if self.version == 4 else "::/0"
-        return [
-            "ip",
-            f"-{int(self.version)}",
-            "route",
-            verb,
-            "local",
-            network,
-            "dev",
-            "lo",
-            "table",
-            str(int(self.table)),
-        ]
+        return f"ip -{self.version:d} route {verb} local {network} dev lo table {self.table:d}"
 
     def __str__(self) -> str:
         return f"route IPv{self.version} in table {self.table}: every address is local"
 
 
 @dataclass(frozen=True, slots=True)
-class Vxlan:
+class Vxlan(_ByIp):
     """The device through which frames go to real servers in other networks (RFC 7348)."""
 
     kind: ClassVar[str] = "vxlan"
+    makes: ClassVar[str] = "add"
     device: str
     number: int
     port: int
@@ -187,23 +206,30 @@ class Vxlan:
 
     def __post_init__(self) -> None:
         _require(_DEVICE, self.device)
+        _require(_WORD, self.local)
+        _require_numbers(self.number, self.port, self.mtu)
         ipaddress.ip_address(self.local)
 
-    def do(self, commands: Commands) -> None:
-        self.undo(commands)
-        numbers = ["id", str(int(self.number)), "dstport", str(int(self.port)), "local", self.local, "nolearning"]
-        commands.run(["ip", "link", "add", self.device, "mtu", str(int(self.mtu)), "type", "vxlan", *numbers])
-        commands.run(["ip", "link", "set", self.device, "up"])
+    @property
+    def place(self) -> str:
+        return self.device
 
-    def undo(self, commands: Commands) -> None:
-        _unless_gone(commands, ["ip", "link", "del", self.device])
+    def words(self, verb: str) -> str:
+        if verb == "del":
+            return f"ip link del {self.device}"
+        identity = f"id {self.number:d} dstport {self.port:d} local {self.local} nolearning"
+        return f"ip link {verb} {self.device} mtu {self.mtu:d} type vxlan {identity}"
+
+    def do(self, commands: Commands) -> None:
+        _ByIp.do(self, commands)
+        commands.run(["ip", "link", "set", self.device, "up"])
 
     def __str__(self) -> str:
         return f"device {self.device}: vxlan {self.number} from {self.local}, UDP port {self.port}, MTU {self.mtu}"
 
 
 @dataclass(frozen=True, slots=True)
-class TunnelEnd:
+class TunnelEnd(_ByIp):
     """A real server at the far end of the vxlan device: its frames, and where they go."""
 
     kind: ClassVar[str] = "tunnel end"
@@ -213,19 +239,28 @@ class TunnelEnd:
 
     def __post_init__(self) -> None:
         _require(_DEVICE, self.device)
+        _require(_WORD, self.address)
         ipaddress.ip_address(self.address)
         _require(_MAC, self.mac)
 
+    @property
+    def inside(self) -> str:
+        return self.device
+
+    def words(self, verb: str) -> str:
+        settings = "" if verb == "del" else f" lladdr {self.mac} nud permanent"
+        return f"ip neighbour {verb} {self.address} dev {self.device}{settings}"
+
     def do(self, commands: Commands) -> None:
-        commands.run(
-            ["bridge", "fdb", "replace", self.mac, "dev", self.device, "dst", self.address, "self", "permanent"]
-        )
-        words = ["lladdr", self.mac, "dev", self.device, "nud", "permanent"]
-        commands.run(["ip", "neighbour", "replace", self.address, *words])
+        commands.run([*self._forwarding_entry("replace"), "permanent"])
+        _ByIp.do(self, commands)
 
     def undo(self, commands: Commands) -> None:
-        _unless_gone(commands, ["ip", "neighbour", "del", self.address, "dev", self.device])
-        _unless_gone(commands, ["bridge", "fdb", "del", self.mac, "dev", self.device, "dst", self.address, "self"])
+        _ByIp.undo(self, commands)
+        _unless_gone(commands, self._forwarding_entry("del"))
+
+    def _forwarding_entry(self, verb: str) -> list[str]:
+        return f"bridge fdb {verb} {self.mac} dev {self.device} dst {self.address} self".split()
 
     def __str__(self) -> str:
         return f"tunnel to {self.address} through {self.device}, hardware address {self.mac} there"
@@ -276,7 +311,7 @@ def _write(path: Path, value: str) -> None:
 
 
 def _unless_gone(commands: Commands, arguments: list[str]) -> None:
-    """What is not there any more need not be removed: the interface may be gone, and everything on it."""
+    """Run a command that removes something, which may be gone already."""
     try:
         commands.run(arguments)
     except HostError as error:
@@ -288,3 +323,9 @@ def _unless_gone(commands: Commands, arguments: list[str]) -> None:
 def _require(pattern: re.Pattern[str], text: str) -> None:
     if not isinstance(text, str) or not pattern.match(text):
         raise ValueError(f"{text!r} cannot be part of a change to this machine")
+
+
+def _require_numbers(*values: int) -> None:
+    for value in values:
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{value!r} cannot be part of a change to this machine")

@@ -10,7 +10,7 @@ import pytest
 
 from mailbalancer.host.commands import HostError, RecordedCommands
 from mailbalancer.host.ledger import Ledger
-from mailbalancer.host.steps import Address, LocalRoute, Rule
+from mailbalancer.host.steps import Address, LocalRoute, Rule, TunnelEnd, Vxlan
 
 A, B = Address("10.0.1.100/32", "eth0"), Address("10.0.1.101/32", "eth0")
 
@@ -33,13 +33,32 @@ def test_steps_are_done_once_and_undone_backwards(tmp_path: Path) -> None:
     assert not (tmp_path / "ledger").exists()
 
 
-def test_what_is_not_wanted_any_more_goes_first(tmp_path: Path) -> None:
+def test_what_is_new_comes_before_what_is_not_wanted_goes(tmp_path: Path) -> None:
+    """So that what fails leaves what worked."""
     commands = RecordedCommands()
     ledger = Ledger(tmp_path / "ledger", commands)
     ledger.follow([A])
-    ledger.follow([B])
-    assert [line.split()[2] for line, _ in commands.asked] == ["replace", "del", "replace"]
+    ledger.begin([B])
+    assert [line.split()[2] for line, _ in commands.asked] == ["replace", "replace"]
+    assert ledger.steps == (A, B)
+    ledger.finish([B])
+    assert commands.asked[-1][0] == "ip address del 10.0.1.100/32 dev eth0"
     assert ledger.steps == (B,)
+
+
+def test_a_device_that_is_made_anew_goes_first_with_everything_in_it(tmp_path: Path) -> None:
+    commands = RecordedCommands()
+    ledger = Ledger(tmp_path / "ledger", commands)
+    end = TunnelEnd("mbvxlan4", "10.8.0.11", "02:6d:62:00:00:01")
+    ledger.follow([A, Vxlan("mbvxlan4", 27746, 4789, "10.0.1.1", 1450), end])
+    commands.asked.clear()
+    fresh = Vxlan("mbvxlan4", 27746, 4789, "10.0.1.1", 1300)
+    ledger.follow([A, fresh, end])
+    told = [line for line, _ in commands.asked]
+    made = next(at for at, line in enumerate(told) if line.startswith("ip link add mbvxlan4 mtu 1300"))
+    assert "ip link del mbvxlan4" in told[:made]
+    assert [line.split()[1] for line in told[made + 1 :]] == ["link", "fdb", "neighbour"]
+    assert ledger.steps == (A, fresh, end)
 
 
 def test_a_step_is_on_the_disk_before_it_is_done(tmp_path: Path) -> None:

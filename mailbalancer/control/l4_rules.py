@@ -1,0 +1,233 @@
+"""What the kernel is to be told, from the configuration, the network as it is, and what is known of real servers.
+
+Decides: which clients are near, which interfaces are guarded, what has a number, and the servers' shares in the rules.
+Refuses to know: how shares come about and when rules change (`l4_engine`), and how rules look (`l4.render`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from mailbalancer.balance.candidate import CLOSED
+from mailbalancer.control.gateway_probe import FAR
+from mailbalancer.control.host_plan import TUNNEL_DEVICES, VXLAN_NUMBER
+from mailbalancer.control.members import Members, Record
+from mailbalancer.errors import MailbalancerError
+from mailbalancer.l4.numbers import Numbers
+from mailbalancer.l4.render import tables
+from mailbalancer.l4.ruleset import (
+    ForwardedService,
+    Guard,
+    Outbound,
+    Persistence,
+    PortRange,
+    Protocol,
+    Ruleset,
+    Server,
+    Spread,
+)
+from mailbalancer.l4.tables import script
+from mailbalancer.model import Config, Forward, IPNetwork, MemberKey, Schedule, Service
+from mailbalancer.network import IPAddress, Network
+
+_SPREADS = {Schedule.SOURCE_HASH: Spread.SOURCE_HASH, Schedule.ROUND_ROBIN: Spread.IN_TURN}
+_SPREADS |= {Schedule.WEIGHTED_ROUND_ROBIN: Spread.IN_TURN}
+
+
+class RulesetBuilder:
+    """The ruleset of a configuration in a network.
+
+    Args:
+        shares: what each of these members gets of new flows.
+        strays: whether a member's answers are known not to come back through us.
+        members: None: as if every real server were ready.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: Network,
+        numbers: Numbers,
+        shares: Callable[[Service, list[Record]], list[int]],
+        strays: Callable[[MemberKey], bool],
+        members: Members | None = None,
+    ) -> None:
+        self._config = config
+        self._network = network
+        self._numbers = numbers
+        self._shares = shares
+        self._strays = strays
+        self._members = members
+
+    def ruleset(self) -> Ruleset:
+        services = [service for service in self._config.services if service.l4 is not None]
+        tunnels = [s.l4.tunnel for s in services if s.l4 and s.l4.forward is Forward.TUNNEL]
+        transparent = any(map(is_transparent, self._config.services))
+        return Ruleset(
+            services=tuple(map(self._service, services)),
+            outbound=tuple(outbound for service in services for outbound in self._outbound(service)),
+            guards=guards(self._network),
+            transparent=transparent,
+            tunnel=VXLAN_NUMBER if tunnels else 0,
+            tunnel_peers=tuple(peer for tunnel in tunnels for peer in tunnel.allow_peers),
+            probes=tuple(self._probes()) if transparent else (),
+        )
+
+    def _probes(self) -> Iterator[IPAddress]:
+        """Where answers to the gateway probe go."""
+        yield from (ipaddress.ip_address(address) for addresses in FAR.values() for address in addresses)
+        for _, own in self._network.addresses():
+            if not own.ip.is_loopback and not own.ip.is_link_local:
+                yield own.ip
+
+    def _service(self, service: Service) -> ForwardedService:
+        l4, pool = service.l4, service.pool
+        assert l4 is not None
+        past_us = l4.forward in (Forward.DSR, Forward.TUNNEL)
+        return ForwardedService(
+            number=self._numbers[service.name],
+            protocol=Protocol(l4.protocol),
+            listen=tuple(PortRange(ipaddress.ip_address(p.address), p.first, p.last) for p in l4.listen),
+            forward=l4.forward,
+            servers=self._servers(service),
+            spread=_SPREADS.get(pool.schedule, Spread.RANDOM),
+            persist=self._persistence(service),
+            allow=service.allow,
+            deny=service.deny,
+            snat_address=ipaddress.ip_address(l4.snat_address) if l4.snat_address else None,
+            own_address_for=self._near(service) if l4.forward is Forward.TRANSPARENT else (),
+            devices=tuple(guard.device for guard in guards(self._network)) if past_us else (),
+        )
+
+    def _persistence(self, service: Service) -> Persistence | None:
+        persist = service.pool.persist
+        if persist is None:
+            return None
+        return Persistence(
+            self._numbers[f"group {persist.group}"], max(1, round(persist.timeout_s)), persist.max_entries
+        )
+
+    def _servers(self, service: Service) -> tuple[Server, ...]:
+        pool = service.pool
+        if self._members is None:
+            return tuple(self._server(service, pool.key(member), 1, None) for member in pool.members)
+        records = [self._members[pool.key(member)] for member in pool.members]
+        given = self._shares_by_family(service, records)
+        return tuple(self._server(service, r.key, given[r.key], r) for r in records)
+
+    def _shares_by_family(self, service: Service, records: list[Record]) -> Mapping[MemberKey, int]:
+        """A server takes part in its own family only: there is no translation between them."""
+        given: dict[MemberKey, int] = {}
+        for ipv6 in (False, True):
+            part = [
+                r for r in records if r.member.endpoint.is_ipv6 == ipv6 and not self._out_of_service(service, r.key)
+            ]
+            given |= {record.key: share for record, share in zip(part, self._shares(service, part), strict=True)}
+        return {record.key: given.get(record.key, 0) for record in records}
+
+    def _out_of_service(self, service: Service, key: MemberKey) -> bool:
+        return service.source.probe_failed == "take_out_of_service" and self._strays(key)
+
+    def _server(self, service: Service, key: MemberKey, share: int, record: Record | None) -> Server:
+        assert service.l4 is not None
+        member = next(m for m in service.pool.members if m.real_server == key.real_server)
+        address = ipaddress.ip_address(member.endpoint.host)
+        own_port = member.endpoint.port != service.l4.listen[0].first
+        return Server(
+            number=self._numbers[str(key)],
+            machine=self._numbers[f"machine {key.real_server}"],
+            address=address,
+            port=member.endpoint.port if own_port else 0,
+            share=min(share, 1000),
+            returning=record is None
+            or (record.state.availability != CLOSED and not self._out_of_service(service, key)),
+            down=record is not None and record.state.health.up is False,
+            own_address=service.l4.forward is Forward.TRANSPARENT and self._strays(key),
+            device=self._device(service, address),
+        )
+
+    def _device(self, service: Service, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+        assert service.l4 is not None
+        if service.l4.forward is Forward.TUNNEL:
+            return TUNNEL_DEVICES[address.version]
+        if service.l4.forward is not Forward.DSR:
+            return ""
+        segment = self._network.segment_of(address)
+        if segment is None:
+            raise MailbalancerError(
+                f"service {service.name}: real server {address} is in no network of this machine, and forward: dsr "
+                "reaches only machines on the same segment",
+                "give this machine an address in that network, or write forward: tunnel",
+            )
+        return segment[0].name
+
+    def _near(self, service: Service) -> tuple[IPNetwork, ...]:
+        """Clients that a server answers directly, past us: those in its own network, and those that are listed."""
+        segments = (self._network.segment_of(ipaddress.ip_address(m.endpoint.host)) for m in service.pool.members)
+        return tuple(dict.fromkeys((*(found[1] for found in segments if found), *service.source.balancer_for)))
+
+    def _outbound(self, service: Service) -> Iterable[Outbound]:
+        assert service.l4 is not None
+        if not service.l4.masquerade_outbound:
+            return
+        address = ipaddress.ip_address(service.l4.masquerade_outbound)
+        servers = [ipaddress.ip_address(m.endpoint.host) for m in service.pool.members]
+        own = tuple(dict.fromkeys(server for server in servers if server.version == address.version))
+        segments = [self._network.segment_of(server) for server in own]
+        if own:
+            yield Outbound(own, tuple(dict.fromkeys(found[1] for found in segments if found)), address)
+
+
+def examined_script(config: Config, network: Network) -> str:
+    """The rules of a configuration as if every real server were ready, for nft to look at and for people to read."""
+    numbers = Numbers()
+    numbers.follow(names(config))
+    examined = replace(config, services=tuple(s for s in config.services if not _waits_for_device(s, network)))
+    builder = RulesetBuilder(examined, network, numbers, lambda service, records: [], lambda key: False)
+    return script(tables(builder.ruleset()), None)
+
+
+def guards(network: Network) -> tuple[Guard, ...]:
+    """Every interface on which frames with addresses of ours could come in."""
+    return tuple(
+        Guard(interface.name, interface.mac)
+        for interface in network.interfaces
+        if interface.mac and interface.up and interface.name not in TUNNEL_DEVICES.values()
+    )
+
+
+def is_transparent(service: Service) -> bool:
+    """Whether its real servers see clients' addresses and must answer through us."""
+    return service.source.use == "client" or (service.l4 is not None and service.l4.forward is Forward.TRANSPARENT)
+
+
+def with_neighbours(service: Service, network: Network) -> Service:
+    """Clients in a real server's own network are answered past us."""
+    if service.source.use != "client":
+        return service
+    servers = (ipaddress.ip_address(m.endpoint.host) for pool in service.pools() for m in pool.members)
+    near = tuple(found[1] for server in servers if (found := network.segment_of(server)))
+    together = tuple(dict.fromkeys((*service.source.balancer_for, *near)))
+    return replace(service, source=replace(service.source, balancer_for=together))
+
+
+def _waits_for_device(service: Service, network: Network) -> bool:
+    """A rule can name a device only when it is there; that of tunnels is made when the configuration is applied."""
+    tunnel = service.l4 is not None and service.l4.forward is Forward.TUNNEL
+    return tunnel and not any(network.interface(name) for name in TUNNEL_DEVICES.values())
+
+
+def names(config: Config) -> list[str]:
+    """Everything that has a number in the kernel."""
+    names: list[str] = []
+    for service in config.services:
+        if service.l4 is None:
+            continue
+        names.append(service.name)
+        names += [str(service.pool.key(member)) for member in service.pool.members]
+        names += [f"machine {member.real_server}" for member in service.pool.members]
+        if service.pool.persist is not None:
+            names.append(f"group {service.pool.persist.group}")
+    return names
