@@ -38,7 +38,8 @@ _HELLOS: Final = frozenset((b"EHLO", b"HELO"))
 #: AUTH, and Exchange's own word for it among Exchange servers.
 _AUTHS: Final = frozenset((b"AUTH", b"X-EXPS"))
 #: RFC 2920 section 3.1, RFC 3207, RFC 4954: nothing may follow in the same group, for the reply decides what it means.
-_ENDS_GROUP: Final = _HELLOS | _AUTHS | {b"DATA", b"STARTTLS", b"X-ANONYMOUSTLS"}
+#: Commands behind a hello mean the same whatever its reply is; scripts send them in one go, and Postfix obeys.
+_ENDS_GROUP: Final = _AUTHS | {b"DATA", b"STARTTLS", b"X-ANONYMOUSTLS"}
 _NEEDS_HELO: Final = _AUTHS | {b"MAIL", b"RCPT", b"DATA", b"BDAT"}
 #: RFC 3207 section 4, and what is as harmless.
 _BEFORE_TLS: Final = _HELLOS | {b"STARTTLS", b"NOOP", b"RSET", b"HELP", b"QUIT"}
@@ -60,6 +61,7 @@ class Expect(Enum):
 
     GREETING = "silence until our greeting"  # bytes now: `spoke_early`
     COMMAND = "a command line"
+    LATER = "a command line, when the hello before it is answered"  # leave it where it is until then
     REPLY = "silence until our reply"  # bytes now: `spoke_early`
     AUTH_LINE = "a line of an AUTH exchange"
     DATA = "a message up to CRLF.CRLF"
@@ -70,7 +72,13 @@ class Expect(Enum):
 
 
 #: What follows a command that was passed on, where it is not a command.
-_AFTER: Final = {**dict.fromkeys(_ENDS_GROUP, Expect.REPLY), b"QUIT": Expect.END}
+_AFTER: Final = {
+    **dict.fromkeys(_ENDS_GROUP, Expect.REPLY),
+    **dict.fromkeys(_HELLOS, Expect.LATER),
+    b"QUIT": Expect.END,
+}
+#: The client waits for a reply of the server.
+_WAITING: Final = (Expect.REPLY, Expect.LATER)
 
 
 class OutOfStep(ValueError):
@@ -265,7 +273,7 @@ class Dialogue:
         if code != 334:
             self._under_way.popleft()
         self._learn(entry, reply)
-        if self.expects is Expect.REPLY:
+        if self.expects in _WAITING:
             self._go_on(verb, reply)
         closes = code == 421 or verb == b"QUIT"
         if closes:
@@ -311,7 +319,7 @@ class Dialogue:
         if self._unknown_used:
             return "extension"
         if self.expects not in (Expect.COMMAND, Expect.GREETING):
-            return "waiting" if self.expects is Expect.REPLY else "message"
+            return "waiting" if self.expects in _WAITING else "message"
         if self._under_way:
             return "replies outstanding"
         return "transaction" if self.in_transaction else ""
@@ -328,7 +336,7 @@ class Dialogue:
         and no byte of a message sent. Connect, say `helo` (unless one of these is a hello), then these.
         """
         bound = self.authenticated or self._unknown_used or self.in_transaction
-        if bound or self.expects not in (Expect.COMMAND, Expect.REPLY, Expect.END):
+        if bound or self.expects not in (Expect.COMMAND, *_WAITING, Expect.END):
             return None
         outstanding = tuple(entry.command for entry in self._under_way if entry.answer is None)
         return outstanding if all(command.verb in _REPEATABLE for command in outstanding) else None
@@ -440,7 +448,7 @@ class Dialogue:
             self.expects = Expect.AUTH_LINE
         elif verb == b"X-ANONYMOUSTLS" and reply.code == 220:
             self.expects = Expect.RELAY
-        elif verb in _ENDS_GROUP:
+        elif verb in _AFTER:
             self.expects = Expect.COMMAND
 
     def _end(self) -> None:

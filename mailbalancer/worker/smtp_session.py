@@ -70,6 +70,10 @@ _ANSWERS: Final = {
     Objection.RECIPIENT_RATE: Answer.TOO_MANY_RECIPIENTS,
 }
 _HELLOS: Final = (b"EHLO", b"HELO")
+#: A client that ends its half now waits for answers to what it has said.
+_ANSWERED: Final = (Expect.COMMAND, Expect.LATER, Expect.REPLY, Expect.END)
+#: What the client says now is for later, or for nobody.
+_DEAF: Final = (Expect.LATER, Expect.END)
 _MOVES_AT: Final = (b"MAIL", b"RSET")
 #: Replies by which a server may say that it wants no more of us.
 _UNWILLING: Final = (421, 452)
@@ -298,7 +302,7 @@ class SmtpSession(MailSession):
     def _has_had_its_answers(self) -> bool:
         """The client has ended its half, and nothing more will be said to it."""
         expects = self._dialogue.expects
-        return self._dialogue.idle or expects not in (Expect.COMMAND, Expect.REPLY, Expect.END)
+        return self._dialogue.idle or expects not in _ANSWERED
 
     def _regulate(self) -> None:
         """Read the client only while what it says can go somewhere."""
@@ -320,7 +324,7 @@ class SmtpSession(MailSession):
 
     def _listens(self) -> bool:
         """Whether what the client says now is for now."""
-        return not self._dialogue.full and self._dialogue.expects is not Expect.END
+        return not self._dialogue.full and self._dialogue.expects not in _DEAF
 
     def _spoke_early(self, data: bytes) -> None:
         if proxy_header.looks_like(data):
@@ -333,7 +337,7 @@ class SmtpSession(MailSession):
 
     def client_ended(self) -> None:
         expects = self._dialogue.expects
-        if self._swallows is None and expects in (Expect.COMMAND, Expect.REPLY, Expect.END):
+        if self._swallows is None and expects in _ANSWERED:
             self._half_closed = True
             self._go_on()
         else:

@@ -154,11 +154,22 @@ def test_speaking_before_the_greeting() -> None:
     assert dialogue.expects is Expect.END
 
 
-@pytest.mark.parametrize("command", [b"EHLO x", b"HELO x", b"DATA", b"AUTH LOGIN", b"X-EXPS GSSAPI", b"X-ANONYMOUSTLS"])
+@pytest.mark.parametrize("command", [b"DATA", b"AUTH LOGIN", b"X-EXPS GSSAPI", b"X-ANONYMOUSTLS"])
 def test_nothing_may_follow_in_the_same_group(command: bytes) -> None:
     table = Table(Rules(auth_needs_tls=False, exchange=True)).hello().client(command)
     assert table.dialogue.expects is Expect.REPLY
     assert table.dialogue.spoke_early() is Answer.UNSYNCHRONISED
+
+
+@pytest.mark.parametrize("hello", [b"EHLO x", b"HELO x"])
+@pytest.mark.parametrize("reply", [b"250 me", b"500 5.5.1 what"])
+def test_what_follows_a_hello_waits_for_its_answer(hello: bytes, reply: bytes) -> None:
+    table = Table().client(hello)
+    assert table.dialogue.expects is Expect.LATER
+    assert table.dialogue.binding == "waiting"
+    assert [command.line for command in table.dialogue.replay() or ()] == [hello]
+    table.server(reply)
+    assert table.dialogue.expects is Expect.COMMAND
 
 
 def test_refused_data_leads_back_to_commands() -> None:

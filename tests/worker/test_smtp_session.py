@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,63 @@ def test_what_is_not_passed_on(worker: LoneWorker, line: bytes, code: bytes) -> 
         client.sock.close()
         eventually(lambda: mx1.conversations[0].connection.ended)
         assert not mx1.conversations[0].connection.received
+
+
+@pytest.mark.parametrize("hello", [b"EHLO", b"HELO"])
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_script_says_everything_at_once_behind_its_hello(worker: LoneWorker, hello: bytes, closes: bool) -> None:
+    with SmtpServer("mx1") as mx1:
+        worker.configure(smtp(mx1))
+        client = talk(worker)
+        client.reply()
+        client.sock.sendall(hello + b" me.test\r\nMAIL FROM:<a@x.test>\r\nRSET\r\n" + hello + b" you.test\r\nQUIT\r\n")
+        if closes:
+            client.sock.shutdown(socket.SHUT_WR)
+        assert [client.reply()[:3] for _ in range(5)] == [b"250", b"250", b"250", b"250", b"221"]
+        assert client.end() == b""
+        said = b"%b me.test,MAIL FROM:<a@x.test>,RSET,%b you.test,QUIT" % (hello, hello)
+        assert b",".join(mx1.commands) == said
+        assert worker.session_lines()[0]["end"] == "client_quit"
+
+
+def test_a_hello_that_is_replayed_keeps_what_was_said_behind_it(worker: LoneWorker) -> None:
+    with SmtpServer("mx1") as mx1, SmtpServer("mx2") as mx2:
+        mx1.answers["EHLO"] = b"421 4.3.2 maintenance\r\n"
+        worker.configure(smtp(mx1, mx2, pool={"schedule": Schedule.PRIORITY}))
+        client = talk(worker)
+        client.reply()
+        client.sock.sendall(b"EHLO me.test\r\nMAIL FROM:<a@x.test>\r\nQUIT\r\n")
+        assert [client.reply()[:3] for _ in range(3)] == [b"250", b"250", b"221"]
+        assert mx2.commands[-2:] == [b"MAIL FROM:<a@x.test>", b"QUIT"]
+
+
+def fill(sock: socket.socket) -> None:
+    """Commands, until no more of them fit."""
+    for _ in range(2000):
+        try:
+            sock.send(b"NOOP\r\n" * 10_000)
+        except BlockingIOError:
+            return
+    pytest.fail("100 MB were taken")
+
+
+def test_a_flood_behind_a_hello_stays_in_the_kernel(worker: LoneWorker) -> None:
+    with SmtpServer("mx1") as mx1:
+        held = threading.Event()
+        mx1.answers["EHLO"] = lambda _: b"" if held.wait(20) else RESET
+        worker.configure(smtp(mx1))
+        client = talk(worker)
+        client.reply()
+        try:
+            client.sock.setblocking(False)
+            client.sock.send(b"EHLO me.test\r\n")
+            fill(client.sock)
+            assert worker.list_sessions().sessions[0]["bytes_in"] < 1_000_000
+        finally:
+            held.set()
+        client.sock.settimeout(20)
+        assert client.reply().startswith(b"250")
+        client.sock.close()
 
 
 def test_nothing_may_follow_data_before_354(worker: LoneWorker) -> None:
