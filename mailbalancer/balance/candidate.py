@@ -8,7 +8,6 @@ Refuses to know: where the numbers come from (the board) and which candidate is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 #: What a member may be given. The same numbers stand on the board; a test holds the two together.
 CLOSED = 0
@@ -33,8 +32,9 @@ class PoolMember:
     max_sessions: int = 0
 
 
-class Candidate(NamedTuple):
-    """A ready member at the moment of one pick.
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """A ready member at the moment of one pick. A pool has one for each member and writes it anew for every pick.
 
     Attributes:
         weight: effective weight, above zero.

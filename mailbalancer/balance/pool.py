@@ -28,11 +28,12 @@ _WHY_BY_KEY = Schedule.SOURCE_HASH.value
 class View(Protocol):
     """What a pool asks about the world; every number is over all workers."""
 
-    def availability(self, slot: int) -> int:
-        """0 closed, 1 returning clients only, 2 ready."""
+    def look(self, slot: int) -> tuple[int, float, int, float]:
+        """What every pick asks of every member: availability, weight, sessions, and the instant at which its ramp
+        began (0.0: not ramping)."""
 
-    def weight(self, slot: int) -> float:
-        """Effective weight; 0: no new sessions."""
+    def availability(self, slot: int) -> int:
+        """0 closed, 1 returning clients only, 2 ready. With weight 0 it gets no new sessions either."""
 
     def sessions(self, slot: int) -> int:
         """Live sessions, counted from the moment of selection."""
@@ -87,6 +88,8 @@ class Pool:
         self._order = make_order(schedule, random)
         self._order_by_key = SourceHash(self._tiers)
         self._why = schedule.value  # looked up once: an enum's value costs a call
+        self._candidates = tuple(Candidate(member, 0.0, 0, 1.0) for member in self.members)
+        self._usual = {member.slot: Choice(member, self._why) for member in self.members}
 
     def member(self, name: str) -> PoolMember | None:
         """The member that is this real server, if it is in this pool."""
@@ -110,7 +113,9 @@ class Pool:
             return self._pick_beside_ramping(order, view, ready, key, tried)
         candidates = [c for c in ready if c.member.name not in tried] if tried else ready
         chosen = self._first_with_room(order, view, candidates, key)
-        return self._answer(chosen, candidates, _WHY_BY_KEY if by_key else self._why)
+        if chosen is not None and not by_key:
+            return self._usual[chosen.member.slot]
+        return self._answer(chosen, candidates, _WHY_BY_KEY)
 
     def returning(self, view: View, name: str, tried: Collection[str] = ()) -> PoolMember | None:
         """The member `name` if a client that persistence brings back may go there now: open, with room, not tried."""
@@ -130,18 +135,17 @@ class Pool:
         """Ready members with their numbers, and how many of them are ramping."""
         ready = []
         ramping = 0
-        for member in self.members:
-            slot = member.slot
-            if view.availability(slot) < READY:
+        for candidate in self._candidates:
+            slot = candidate.member.slot
+            availability, weight, candidate.sessions, ramp_at = view.look(slot)
+            if availability < READY or weight <= 0.0:
                 continue
-            weight = view.weight(slot)
-            if weight <= 0.0:
-                continue
-            ramp_at, ramp_s = view.ramp(slot)
-            ramped = 1.0 if ramp_at == 0.0 else ramp.ramped(ramp_at, ramp_s, now)
-            if ramped < 1.0:
-                ramping += 1
-            ready.append(Candidate(member, weight, view.sessions(slot), ramped))
+            candidate.weight = weight
+            candidate.ramped = 1.0
+            if ramp_at:
+                candidate.ramped = ramp.ramped(ramp_at, view.ramp(slot)[1], now)
+                ramping += candidate.ramped < 1.0
+            ready.append(candidate)
         return ready, ramping
 
     def _pick_beside_ramping(

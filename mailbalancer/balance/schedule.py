@@ -78,6 +78,8 @@ class LeastConnections:
         self._tiers = tiers
 
     def order(self, candidates: list[Candidate], key: bytes) -> list[Candidate]:
+        if len(candidates) < 2:
+            return candidates
         random = self._random
         if self._tiers:
             # Stable sort: equals by load first, then the tiers.

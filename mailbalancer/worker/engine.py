@@ -105,8 +105,8 @@ class Engine:
         self.column = board.count(index, 0, Count.SESSIONS)
         self._open_files_cell = board.beat(index, Beat.OPEN_FILES)
 
-    def cell(self, slot: int, count: Count) -> int:
-        """Index of a cell of this worker's own column."""
+    def cell(self, slot: int, count: int) -> int:
+        """Index of a cell of this worker's own column; `count` as in `ipc.board.Count`."""
         return self.column + slot * COUNT + count
 
     @property

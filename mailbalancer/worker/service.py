@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mailbalancer import model
 from mailbalancer.balance.admit import AddressLists, WaitQueue
@@ -34,6 +34,9 @@ from mailbalancer.worker.timings import tls_counts
 
 #: How often a session chooses when other workers take the place it was given in the same moment.
 CHOICES = 3
+# Looking a member of an enum up costs more than what is done with it here.
+_SESSIONS: Final = int(Count.SESSIONS)
+_TOTAL: Final = int(Count.TOTAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +252,7 @@ class Service:
         pool = self._pool_of(session)
         for _ in range(CHOICES):
             chosen = self._ask(pool, session)
-            if isinstance(chosen, Refusal):
+            if not isinstance(chosen, Choice):
                 return self._refusal_counted(chosen)
             if self._occupy(chosen.member):
                 session.why = chosen.why
@@ -272,12 +275,12 @@ class Service:
         """Count a session on this member. False: other workers have taken the last places in the same moment, so it is
         not counted after all. Every worker counts before it looks, so a limit is never exceeded."""
         engine, slot = self._engine, member.slot
-        ints, here = engine.ints, engine.cell(slot, Count.SESSIONS)
+        ints, here = engine.ints, engine.cell(slot, _SESSIONS)
         ints[here] += 1
         if engine.view.exceeded(slot, member.max_sessions):
             ints[here] -= 1
             return False
-        ints[engine.cell(slot, Count.TOTAL)] += 1
+        ints[engine.cell(slot, _TOTAL)] += 1
         return True
 
     def closed(self, session: Seeker, *, waiting: bool) -> None:

@@ -30,11 +30,14 @@ class BoardView:
         """Real servers with a limit of their own: slot → (limit, every slot of the same real server)."""
         self._limits = limits
 
+    def look(self, slot: int) -> tuple[int, float, int, float]:
+        ints, floats, at, offset, sessions = self._ints, self._floats, slot * SLOT, slot * COUNT, 0
+        for column in self._sessions:
+            sessions += ints[column + offset]
+        return ints[self._availability + at], floats[self._weight + at], sessions, floats[self._ramp_at + at]
+
     def availability(self, slot: int) -> int:
         return self._ints[self._availability + slot * SLOT]
-
-    def weight(self, slot: int) -> float:
-        return self._floats[self._weight + slot * SLOT]
 
     def sessions(self, slot: int) -> int:
         ints, offset, total = self._ints, slot * COUNT, 0

@@ -21,11 +21,11 @@ class World:
         self.credits = [0.0] * members
         self.taken = [0] * members
 
+    def look(self, slot):
+        return self.availabilities[slot], self.weights[slot], self.counts[slot], self.ramps[slot][0]
+
     def availability(self, slot):
         return self.availabilities[slot]
-
-    def weight(self, slot):
-        return self.weights[slot]
 
     def sessions(self, slot):
         return self.counts[slot]

@@ -24,7 +24,7 @@ def test_cells_of_the_supervisor(board: Board) -> None:
     view = BoardView(board, 1)
     for slot in range(SLOTS):
         assert view.availability(slot) == slot % 3
-        assert view.weight(slot) == slot + 0.5
+        assert view.look(slot) == (slot % 3, slot + 0.5, 0, slot + 100.0)
         assert view.ramp(slot) == (slot + 100.0, slot + 300.0)
 
 
