@@ -72,6 +72,7 @@ class SmtpServer(Server):
         self.proxied = False
         self.proxy_headers: list[bytes] = []
         self.injected = b""  # sent in clear, in the same segment as the answer to STARTTLS
+        self.resumed: list[bool] = []  # of each handshake
         self._tls = tls
         self._implicit = implicit
         self.lock = threading.Lock()
@@ -210,7 +211,8 @@ class SmtpServer(Server):
     def _secure(self, conversation: Conversation) -> None:
         assert self._tls is not None
         connection = conversation.connection
-        connection.socket = self._tls.wrap_socket(connection.socket, server_side=True)
+        connection.socket = tls = self._tls.wrap_socket(connection.socket, server_side=True)
+        self.resumed.append(bool(tls.session_reused))
         conversation.secured = True
         conversation.waiting.clear()
 

@@ -215,3 +215,39 @@ def test_smuggled_ends_in_tls_records(worker: LoneWorker, authority: Authority, 
                 client.sock.close()
         assert not mx1.messages
         assert not [command for command in mx1.commands if b"evil" in command]
+
+
+@pytest.mark.parametrize("inner", ["require", "implicit"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions_with_servers_are_resumed(
+    worker: LoneWorker, authority: Authority, issued: Issued, inner: str, version: ssl.TLSVersion
+) -> None:
+    tls = issued.server_context()
+    tls.maximum_version = version
+    with SmtpServer("mx1", tls=tls, implicit=inner == "implicit") as mx1:
+        worker.configure(bridged(mx1, inner=inner, verify=Verify("ca", str(authority.file))))
+        for _ in range(4):
+            client = client_of(worker)
+            client.begin()
+            assert client.send().startswith(b"250 ")
+            assert client.say(b"QUIT").startswith(b"221 ")
+            assert client.end() == b""
+        assert mx1.resumed == [False, True, True, True]
+        assert all("server_tls" in line for line in worker.session_lines(4))
+
+
+def test_a_session_that_was_not_verified_is_not_resumed(
+    worker: LoneWorker, authority: Authority, issued: Issued
+) -> None:
+    """A pin is compared after the handshake: what was refused then must not come back as trusted."""
+    pin = issued.certificate.fingerprint(hashes.SHA256()).hex()
+    with SmtpServer("mx1", tls=issued.server_context()) as mx1:
+        for verify in (Verify("pin", pin_sha256=pin[::-1]), Verify("pin", pin_sha256=pin)):
+            worker.configure(bridged(mx1, inner="require", verify=verify))
+            for _ in range(2):
+                client = client_of(worker)
+                if verify.pin_sha256 == pin:
+                    client.begin()
+                    client.say(b"QUIT")
+                client.end()
+        assert mx1.resumed == [False, False, False, True]
