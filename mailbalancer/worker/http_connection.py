@@ -241,7 +241,10 @@ class HttpConnection:
     def _client_finished(self) -> None:
         """The client has ended its half. One whose request is complete may be waiting for the answer."""
         self._finished = True
-        if self.in_tunnel:
+        if self.in_tunnel and not self.expects_answer:  # the server has ended its half before
+            self._log("")
+            self.end("client_closed")
+        elif self.in_tunnel:
             self._client.pause()
             self._body = None
             if self.link is not None and self.link.stream is not None:

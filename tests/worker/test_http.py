@@ -468,6 +468,25 @@ def test_websocket(worker: LoneWorker) -> None:
         worker.eventually_counts(0, Count.SESSIONS, "web")
 
 
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_tunnel_is_over_when_both_sides_have_ended(worker: LoneWorker, first: str) -> None:
+    with Door("ex1") as door:
+        worker.configure(web(door))
+        with worker.connect("web") as client:
+            client.sendall(get("/chat", "Connection: Upgrade", "Upgrade: websocket"))
+            with door.accept() as server:
+                assert Wire(server).head() is not None
+                server.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+                assert Wire(client).head() is not None
+                one, other = (client, server) if first == "client" else (server, client)
+                one.shutdown(socket.SHUT_WR)
+                assert not other.recv(1)
+                other.sendall(b"last words")
+                assert Wire(one).exactly(10) == b"last words"
+                other.shutdown(socket.SHUT_WR)
+                worker.eventually_counts(0, Count.SESSIONS, "web")
+
+
 def test_a_refused_upgrade_is_an_answer_like_any_other(worker: LoneWorker) -> None:
     with Web("ex1") as ex1:
         worker.configure(web(ex1))
