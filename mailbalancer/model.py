@@ -106,6 +106,7 @@ class ClientTls:
     starttls: str = "implicit"
     min_version: str = "1.2"
     client_ca_file: str = ""  # ask clients for a certificate of one of these authorities
+    client_must_show: bool = False  # one who shows none is refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,12 @@ def build_client_tls(
         reason = unreadable(authorities, "CERTIFICATE")
         if reason:
             report.problem((*path, "client_ca"), reason)
-    return model.ClientTls(tuple(dict.fromkeys(written.certificate)), starttls, written.min_version, authorities)
+    must_show = written.client_certificate == "required"
+    if must_show and not authorities:
+        reason = "certificates of clients cannot be required without client_ca, the authorities that issue them"
+        report.problem((*path, "client_certificate"), reason)
+    names = tuple(dict.fromkeys(written.certificate))
+    return model.ClientTls(names, starttls, written.min_version, authorities, must_show)
 
 
 def build_server_tls(

@@ -143,6 +143,9 @@ class ClientTls(Strict):
     certificate: Names = Field(default_factory=list, description="Certificates by name, chosen by SNI")
     min_version: TlsVersion = "1.2"
     client_ca: FilePath | None = None
+    client_certificate: Literal["optional", "required"] = Field(
+        default="optional", description="Whether a client may come without one, where `client_ca` asks for it"
+    )
 
 
 class MailClientTls(ClientTls):

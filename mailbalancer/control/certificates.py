@@ -46,7 +46,11 @@ class Certificates:
             for service in config.services
             if service.client_tls is not None
         }
-        owners = {name: owner_name(name, pem) for name, pem in authorities.items()}
+        owners = {
+            service.name: owner_name(service.name, authorities[service.name], service.client_tls.client_must_show)
+            for service in config.services
+            if service.client_tls is not None
+        }
         places = self._contexts.place(list(owners.values()))
         return {
             service.name: Front(owner, places[owner], _materials(service, materials), authorities[service.name])

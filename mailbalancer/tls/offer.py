@@ -44,10 +44,11 @@ class ClientSocket(ssl.SSLSocket):
     shown: str = ""
 
 
-def owner_name(service: str, client_authorities: str = "") -> str:
-    """The owner of a place in the pool: other client authorities must not resume the sessions that others let in."""
+def owner_name(service: str, client_authorities: str = "", must_show: bool = False) -> str:
+    """The owner of a place in the pool: other client authorities must not resume the sessions that others let in, nor
+    may those who came without a certificate once one must be shown."""
     digest = hashlib.sha256(client_authorities.encode()).hexdigest() if client_authorities else ""
-    return f"{service}\0{digest}"
+    return f"{service}\0{digest}{'!' if must_show else ''}"
 
 
 class Offer:
@@ -80,7 +81,8 @@ class Offer:
         Args:
             materials: at least one; the first is the default.
             protocols: for ALPN, see PROTOCOLS; empty: no protocol is agreed on.
-            client_authorities: PEM; clients may show a certificate of one of these, and must not show another.
+            client_authorities: PEM; clients may show a certificate of one of these, and must not show another. Whether
+                they may show none, `tls.client_must_show` says.
 
         Raises:
             CertificateError: OpenSSL does not take a certificate or the authorities.
@@ -88,7 +90,8 @@ class Offer:
         made = [(self._shown(tls, material, protocols, client_authorities), material.names) for material in materials]
         certificates = Names(made)
         profile.configure(self._front, tls.min_version)
-        self._front.verify_mode = ssl.CERT_OPTIONAL if client_authorities else ssl.CERT_NONE
+        asked = ssl.CERT_REQUIRED if tls.client_must_show else ssl.CERT_OPTIONAL
+        self._front.verify_mode = asked if client_authorities else ssl.CERT_NONE
         self._certificates = certificates
 
     def sha256_for(self, name: str | None) -> str:

@@ -3,6 +3,7 @@ mail, and the two endless channels of Outlook Anywhere. And what must: clients t
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import struct
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.live
 
 NAME = "mail.example.com"
 KEPT, RELOADS = 500, 60
-CHANNEL_BYTES = 256 * 1024 * 1024
+#: The promise is 1 GiB, what Outlook announces: `MAILBALANCER_CHANNEL_MIB=1024`.
+CHANNEL_BYTES = int(os.environ.get("MAILBALANCER_CHANNEL_MIB", "256")) * 1024 * 1024
 TIMEOUT_S = 20.0
 
 
@@ -218,7 +220,7 @@ def test_both_channels_at_once_in_bounded_memory(tmp_path: Path) -> None:
             ):
                 head = f"{method} /rpc/rpcproxy.dll?ex1:6001 HTTP/1.1\r\nHost: m\r\nContent-Length: {length}\r\n\r\n"
                 channel.sendall(head.encode() + beginning(b"c" * 16))
-            thread = threading.Thread(target=channel_in.sendall, args=(bytes(CHANNEL_BYTES - 76),))
+            thread = threading.Thread(target=send_zeros, args=(channel_in, CHANNEL_BYTES - 76))
             thread.start()
             out = Wire(channel_out)
             head_out = out.head()
@@ -231,7 +233,15 @@ def test_both_channels_at_once_in_bounded_memory(tmp_path: Path) -> None:
             assert Wire(channel_in).answer("POST").body == b"done"
         assert ex1.taken == CHANNEL_BYTES - 76
         assert ex1.sessions == {b"c" * 16}
-        assert resident_kib(balancer) - before < 16 * 1024
+        after = resident_kib(balancer)
+        print(f"{CHANNEL_BYTES >> 20} MiB each way: the fattest worker had {before} KiB before and {after} KiB at most")
+        assert after - before < 16 * 1024
+
+
+def send_zeros(sock: socket.socket, size: int) -> None:
+    block = bytes(1 << 20)
+    for at in range(0, size, len(block)):
+        sock.sendall(block[: size - at])
 
 
 def resident_kib(balancer: Balancer) -> int:

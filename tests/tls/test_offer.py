@@ -134,6 +134,18 @@ def test_client_certificates_are_optional_and_verified(
     assert isinstance(shake(offer.context, client, "mail.example.com").server_error, ssl.SSLCertVerificationError)
 
 
+def test_client_certificates_can_be_required(
+    authority: Authority, mail: Material, client: ssl.SSLContext, shake: Shake
+) -> None:
+    offer = offer_of(mail)
+    must = ClientTls(("mail",), client_must_show=True)
+    offer.show(must, [mail], client_authorities=read_authorities(str(authority.file)))
+    assert isinstance(shake(offer.context, client, "mail.example.com").server_error, ssl.SSLError)
+    known = authority.issue("printer", for_clients=True)
+    client.load_cert_chain(known.chain, known.key)
+    assert shake(offer.context, client, "mail.example.com").server_error is None
+
+
 def test_nobody_is_asked_without_authorities(
     authority: Authority, mail: Material, client: ssl.SSLContext, shake: Shake
 ) -> None:
@@ -148,7 +160,8 @@ def test_nobody_is_asked_without_authorities(
 
 def test_other_authorities_are_another_owner_of_sessions() -> None:
     assert owner_name("owa") == owner_name("owa", "")
-    assert len({owner_name("owa"), owner_name("owa", "a"), owner_name("owa", "b"), owner_name("ow")}) == 4
+    others = {owner_name("owa"), owner_name("owa", "a"), owner_name("owa", "a", True), owner_name("owa", "b")}
+    assert len({*others, owner_name("ow")}) == 5
 
 
 # ------------------------------------------------------------ replacement
