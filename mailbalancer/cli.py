@@ -626,22 +626,33 @@ def _waiting(patience_s: float) -> Callable[[], bool]:
 
 @maintenance.command("start", short_help="Drain it everywhere and wait until it is empty.")
 @_running
-@click.option("--minimum", type=click.IntRange(min=0), default=1, show_default=True, help="Ready ones left.")
-@click.option("--force", is_flag=True, help="Also when fewer are left.")
+@click.option("--until", "end", default="", metavar="TIME", help="Bring it back then: 02:00, or '2026-11-28 02:00'.")
+@click.option("--all-services", is_flag=True, help="In every service; so it is unless --service says otherwise.")
+@click.option(
+    "--service", "services", multiple=True, metavar="NAME", help="Only in this service; several times if need be."
+)
+@click.option("--force", is_flag=True, help="Also when a service keeps fewer than its minimum_ready.")
 @_patience_option
 @click.argument("real_server")
-def maintenance_start(ask: Ask, minimum: int, force: bool, patience: float, real_server: str) -> None:
-    """Drain a real server in every service, watch it empty, and say when it is safe to reboot.
+def maintenance_start(
+    ask: Ask, end: str, all_services: bool, services: tuple[str, ...], force: bool, patience: float, real_server: str
+) -> None:
+    """Drain a real server, watch it empty, and say when it is safe to reboot.
 
-    Refused when a service would be left with too few ready real servers. The exit code is 1 while it is not empty.
+    Refused when a service would be left with fewer ready real servers than its `minimum_ready`. The balancer goes on
+    with it when this command ends, and after a restart. The exit code is 1 while it is not empty.
 
     \b
     Example:
-      mailbalancer maintenance start ex2 --patience 7200 && ssh ex2 reboot
+      mailbalancer maintenance start ex2 --until 02:00
+      mailbalancer maintenance start ex2 && ssh ex2 reboot
     """
     from mailbalancer.admin import maintenance as room
 
-    sys.exit(0 if room.start(ask, _say, _waiting(patience), real_server, minimum, force) else 1)
+    if all_services and services:
+        raise click.UsageError("give --all-services or --service, not both")
+    ask("maintenance_start", real_server=real_server, services=list(services), until=end, force=force)
+    sys.exit(0 if room.until_empty(ask, _say, _waiting(patience), real_server) else 1)
 
 
 @maintenance.command("stop", short_help="Bring it back, and wait until it has its share.")
@@ -657,7 +668,27 @@ def maintenance_stop(ask: Ask, patience: float, real_server: str) -> None:
     """
     from mailbalancer.admin import maintenance as room
 
-    sys.exit(0 if room.stop(ask, _say, _waiting(patience), real_server) else 1)
+    ask("maintenance_stop", real_server=real_server)
+    sys.exit(0 if room.until_back(ask, _say, _waiting(patience), real_server) else 1)
+
+
+@maintenance.command("status", short_help="Show what is in maintenance, and what is planned.")
+@_running
+@_json_option
+def maintenance_status(ask: Ask, as_json: bool) -> None:
+    """Show how far each maintenance is, what Exchange says of its components, and the planned windows.
+
+    \b
+    Example:
+      mailbalancer maintenance status
+    """
+    from mailbalancer.admin import maintenance as room
+    from mailbalancer.admin import text
+
+    facts = room.overview(ask("status"))
+    if as_json:
+        return _print_json(facts)
+    return _console().print(text.maintenance(facts))
 
 
 # ---------------------------------------------------------------- the page and the API

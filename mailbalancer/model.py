@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -532,6 +533,7 @@ class Service:
     idle_timeout_s: float = 660.0
     max_sessions: int = 0
     queue: Queue = Queue()
+    minimum_ready: int = 1  # real servers that maintenance must leave ready, in each pool
     allow: tuple[IPNetwork, ...] = ()  # empty: everybody
     deny: tuple[IPNetwork, ...] = ()
     proxy_protocol: ProxyProtocol = ProxyProtocol()
@@ -650,6 +652,39 @@ class Alarms:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A time in which a real server is in maintenance: once or every week, in local time without a zone.
+
+    Attributes:
+        begins: for a weekly one in some week of the past.
+    """
+
+    real_server: str
+    begins: datetime
+    length: timedelta
+    weekly: bool
+
+    def __str__(self) -> str:
+        begin, end = self.begins, self.begins + self.length
+        if self.weekly:
+            return f"{self.real_server} every {begin:%A %H:%M} to {end:%A %H:%M}"
+        return f"{self.real_server} {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
+
+    def current(self, now: datetime) -> datetime | None:
+        """When the occurrence began that is under way now."""
+        weeks = (now - self.begins) // timedelta(weeks=1) if self.weekly else 0
+        began = self.begins + weeks * timedelta(weeks=1)
+        return began if began <= now < began + self.length else None
+
+    def next(self, now: datetime) -> datetime | None:
+        """When the next one begins; None: never again."""
+        if not self.weekly:
+            return self.begins if self.begins > now else None
+        weeks = (now - self.begins) // timedelta(weeks=1) + 1
+        return self.begins + weeks * timedelta(weeks=1)
+
+
+@dataclass(frozen=True, slots=True)
 class Logging:
     """Where log lines go and what they look like."""
 
@@ -674,6 +709,7 @@ class Config:
     log: Logging = Logging()
     admin: Admin = Admin()
     alarms: Alarms = Alarms()
+    windows: tuple[Window, ...] = ()  # planned maintenance
     certificates: tuple[Certificate, ...] = ()
     stop_timeout_s: float = 30.0  # SIGTERM: sessions may finish for this long
     board_slots: int = 4096

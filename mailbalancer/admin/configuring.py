@@ -18,6 +18,7 @@ from mailbalancer.admin.reading import found_profile
 from mailbalancer.admin.tokens import Role
 from mailbalancer.config.load import json_schema
 
+_WINDOWS: edit.Path = ("maintenance", "windows")
 MAX_TEXT = 1024 * 1024
 
 
@@ -47,6 +48,14 @@ class MemberSettings(Given):
 
 class Weight(Given):
     weight: float = Field(gt=0, le=1000)
+
+
+class PlannedWindow(Given):
+    """A maintenance window as it stands in the file."""
+
+    real_server: Name
+    begins: str = Field(alias="from", max_length=40, description="2026-11-28 22:00, or sunday 01:00 for every week")
+    until: str = Field(max_length=40)
 
 
 class Applied(Given):
@@ -87,6 +96,10 @@ class Configuring:
                       self.weigh_member, Weight),
             self._put(f"{server}/weight", "real_server_weight", "Change a real server's weight", self.weigh_server,
                       Weight),
+            Operation("POST", "/api/v1/config/maintenance/windows", "window_add", "Plan a maintenance window",
+                      Role.ADMIN, self.add_window, ("diff", "applied"), DryRun, PlannedWindow, True, True),
+            self._delete("/maintenance/windows/{number}", "window_remove", "Remove a planned window; the first is 1",
+                         self.remove_window),
             Operation("POST", "/api/v1/profiles/{profile}/apply", "profile_apply", "Make a profile's services on one "
                       "address", Role.ADMIN, self.apply_profile, ("diff", "applied"), DryRun, Applied, True, True),
             Operation("POST", f"/api/v1/config{number}/rollback", "config_rollback", "Go back to this configuration",
@@ -207,6 +220,22 @@ class Configuring:
 
         return await self._change(call, weighed, f"weight {call.body.weight:g} for {path[1]}")
 
+    async def add_window(self, call: Call) -> Any:
+        window = call.body.model_dump(by_alias=True)
+        words = f"maintenance window for {window['real_server']}"
+        return await self._change(call, lambda text: edit.with_value(text, _WINDOWS, [*_windows(text), window]), words)
+
+    async def remove_window(self, call: Call) -> Any:
+        number = int(call.path["number"])
+
+        def shortened(text: str) -> str:
+            windows = _windows(text)
+            if number > len(windows):
+                raise edit.MissingError(f"there is no maintenance window {number}")
+            return edit.with_value(text, _WINDOWS, windows[: number - 1] + windows[number:])
+
+        return await self._change(call, shortened, f"maintenance window {number} removed")
+
     async def apply_profile(self, call: Call) -> Any:
         profile = found_profile(call.path["profile"])
         settings = {"profile": profile.name, **call.body.settings}
@@ -228,6 +257,12 @@ class Configuring:
     @staticmethod
     def _member(call: Call) -> tuple[edit.Path, str]:
         return ("services", call.path["service"]), call.path["real_server"]
+
+
+def _windows(text: str) -> list[Any]:
+    """The windows as they are written."""
+    found = edit.value_at(text, _WINDOWS) if edit.has(text, _WINDOWS) else []
+    return found if isinstance(found, list) else []
 
 
 def _with_weight(written: Any, short: str, weight: float) -> dict[str, Any]:

@@ -1,10 +1,8 @@
-"""Taking one real server out of every service for patching, and bringing it back.
+"""A real server that is taken out for patching and comes back: how far it is, in words, and waiting for it.
 
-Decides: when that is refused (a service would be left with too few), when the server is empty, and when it is back.
-Refuses to know: how the balancer is asked and what the time is: `ask`, `say` and `wait` come from outside.
-
-Draining lets returning clients come back, so a drained server that is empty for a moment is not done: it is disabled
-first, and counted empty only if nobody came in between.
+Decides: what is said on the way and when waiting ends.
+Refuses to know: how the balancer does it (the supervisor goes on whether anybody waits or not), how it is asked and
+what the time is: `ask`, `say` and `wait` come from outside.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from mailbalancer.admin.views import members
-from mailbalancer.admin.words import Facts, count, plain, server_state
-from mailbalancer.errors import MailbalancerError
+from mailbalancer.admin.components import components
+from mailbalancer.admin.views import members, real_servers
+from mailbalancer.admin.words import Facts, count, plain, server_state, span
 
 
 class Ask(Protocol):
@@ -28,88 +26,114 @@ Say = Callable[[str], None]
 Wait = Callable[[], bool]
 
 
-def places(report: Facts, real_server: str) -> Iterator[tuple[str, Facts, Facts]]:
+def places(report: Facts, real_server: str, services: tuple[str, ...] = ()) -> Iterator[tuple[str, Facts, Facts]]:
     """Where it is: the name of the place, the pool, and its facts there."""
     for service in report["services"]:
         for pool, server in members(service):
-            if server["name"] == real_server:
+            if server["name"] == real_server and (not services or service["name"] in services):
                 yield f"{service['name']}/{pool['route']}".rstrip("/"), pool, server
 
 
-def too_few(report: Facts, real_server: str, minimum: int) -> list[str]:
-    """The places that would have fewer than `minimum` ready real servers without it."""
-    left = [
-        (place, sum(o["availability"] == "ready" for o in pool["real_servers"] if o["name"] != real_server))
-        for place, pool, _ in places(report, real_server)
-    ]
-    return [f"{place} would have {count(ready, 'ready real server')}" for place, ready in left if ready < minimum]
+def order(report: Facts, real_server: str) -> Facts | None:
+    """Its maintenance, while it is in any."""
+    return next((one for one in report["maintenance"]["active"] if one["real_server"] == real_server), None)
 
 
-def start(ask: Ask, say: Say, wait: Wait, real_server: str, minimum: int, force: bool) -> bool:
-    """Drain it everywhere and wait until it is empty; returns whether it is.
-
-    Raises:
-        MailbalancerError: there is no such real server, or the others are too few.
-    """
-    report = ask("status")
-    if not list(places(report, real_server)):
-        known = sorted({s["name"] for service in report["services"] for _, s in members(service)})
-        raise MailbalancerError(f"no service has a real server {real_server!r}", f"there are: {', '.join(known)}")
-    lacking = too_few(report, real_server, minimum)
-    if lacking and not force:
-        raise MailbalancerError(
-            f"{real_server} is needed: {'; '.join(lacking)}", "bring others back first, or insist with --force"
-        )
-    for line in lacking:
-        say(f"warning: {line}")
-    ask("drain", real_server=real_server, service="")
-    return _empty(ask, say, wait, real_server)
+def told(report: Facts, one: Facts) -> dict[str, Any]:
+    """A maintenance with what its places carry, and a sentence about it."""
+    found = list(places(report, one["real_server"], tuple(one["services"])))
+    servers = [server for _, _, server in found]
+    sessions = sum(server["sessions"] for server in servers)
+    polls = sum(server.get("long_polls") or 0 for server in servers)
+    ends = [server["drain_ends_in_s"] for server in servers if server["drain_ends_in_s"] is not None]
+    polls_end = [s["long_polls_end_in_s"] for s in servers if s.get("long_polls_end_in_s") is not None]
+    facts = {
+        **one,
+        "sessions": sessions,
+        "long_polls": polls,
+        "long_polls_end_in_s": max(polls_end, default=None),
+        "drain_ends_in_s": max(ends, default=None),
+        "places": [{"place": place, "sessions": server["sessions"]} for place, _, server in found],
+    }
+    return {**facts, "says": _progress(facts, found)}
 
 
-def _empty(ask: Ask, say: Say, wait: Wait, real_server: str) -> bool:
-    said, closed = "", False
+def _progress(facts: Facts, found: list[tuple[str, Facts, Facts]]) -> str:
+    """How far a maintenance is, in one sentence."""
+    name = plain(facts["real_server"])
+    until = f"; comes back in {span(facts['until_in_s'])}" if facts["until_in_s"] is not None else ""
+    if facts["stage"] == "empty":
+        if facts["services"]:
+            return f"{name} is empty in {', '.join(map(plain, facts['services']))}{until}"
+        return f"{name} is empty: safe to reboot{until}"
+    if facts["stage"] == "returning":
+        waiting = [f"{plain(place)} {server_state(server)[0]}" for place, _, server in found if not _is_back(server)]
+        return f"{name} comes back: {'; '.join(waiting) or 'nearly there'}"
+    where = ", ".join(f"{plain(place)} {server['sessions']}" for place, _, server in found if server["sessions"])
+    words = f"{name}: {count(facts['sessions'], 'session')} left" + (f" ({where})" if where else "")
+    if facts["long_polls"]:
+        words += f", {count(facts['long_polls'], 'long poll')}"
+        if facts["long_polls_end_in_s"] is not None:
+            words += f", the last ends in {span(facts['long_polls_end_in_s'])} at the latest"
+    if facts["drain_ends_in_s"] is not None:
+        words += f"; drain ends in {span(facts['drain_ends_in_s'])}"
+    return words + until
+
+
+def _is_back(server: Facts) -> bool:
+    ready = server["availability"] == "ready" and server["ramp_percent"] >= 100
+    return bool(ready or server["admin"] == "disabled")
+
+
+def overview(report: Facts) -> dict[str, Any]:
+    """Every maintenance that is under way, what is planned, and the components of Exchange servers."""
+    found = {one["name"]: components(one["services"]) for one in real_servers(report)}
+    return {
+        "active": [
+            {**told(report, one), "components": found.get(one["real_server"], [])}
+            for one in report["maintenance"]["active"]
+        ],
+        "windows": list(report["maintenance"]["windows"]),
+        "components": {name: rows for name, rows in found.items() if rows},
+    }
+
+
+# ---------------------------------------------------------------- waiting
+
+
+def until_empty(ask: Ask, say: Say, wait: Wait, real_server: str) -> bool:
+    """Tell how it empties, until it is safe to reboot; returns whether it is."""
+    said: tuple[object, ...] = ()
     while True:
-        left = {place: server["sessions"] for place, _, server in places(ask("status"), real_server)}
-        sessions = sum(left.values())
-        if not sessions and closed:
-            say(f"{plain(real_server)} is empty: safe to reboot")
+        report = ask("status")
+        one = order(report, real_server)
+        if one is None or one["stage"] == "returning":
+            say(f"maintenance of {plain(real_server)} has ended")
+            return False
+        facts = told(report, one)
+        if facts["stage"] == "empty":
+            say(facts["says"])
             return True
-        if not sessions:
-            ask("disable", real_server=real_server, service="")
-            closed = True
-            continue
-        where = ", ".join(f"{plain(place)} {number}" for place, number in left.items() if number)
-        words = f"{plain(real_server)}: {count(sessions, 'session')} left ({where})"
-        if words != said:
-            say(words)
-            said = words
+        if said != (said := (facts["sessions"], facts["long_polls"])):
+            say(facts["says"])
         if not wait():
             say(f"{plain(real_server)} is NOT empty yet; its sessions would be cut by a reboot now")
             return False
 
 
-def stop(ask: Ask, say: Say, wait: Wait, real_server: str) -> bool:
-    """Let it take part again and wait until it does, with its full share; returns whether it does.
-
-    Raises:
-        MailbalancerError: there is no such real server.
-    """
-    ask("enable", real_server=real_server, service="")
+def until_back(ask: Ask, say: Say, wait: Wait, real_server: str) -> bool:
+    """Tell how it comes back, until it has its full share; returns whether it has."""
     said = ""
     while True:
-        found = list(places(ask("status"), real_server))
-        waiting = [f"{plain(place)} {server_state(server)[0]}" for place, _, server in found if not _is_back(server)]
-        if not waiting:
-            say(f"{plain(real_server)} is back in {count(len(found), 'place')}")
+        report = ask("status")
+        one = order(report, real_server)
+        if one is None:
+            say(f"{plain(real_server)} is back in {count(len(list(places(report, real_server))), 'place')}")
             return True
-        words = "; ".join(waiting)
+        words = told(report, one)["says"]
         if words != said:
             say(words)
             said = words
         if not wait():
             say(f"{plain(real_server)} is NOT back everywhere yet")
             return False
-
-
-def _is_back(server: Facts) -> bool:
-    return bool(server["availability"] == "ready" and server["ramp_percent"] >= 100)

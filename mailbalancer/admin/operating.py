@@ -23,6 +23,14 @@ class Where(Given):
     service: Name | Literal[""] = ""
 
 
+class Out(Given):
+    """How long a real server is taken out, and where; empty: until it is brought back, everywhere."""
+
+    until: str = Field(default="", max_length=40, description="02:00, or 2026-11-28 02:00, in the balancer's time")
+    services: list[Name] = Field(default_factory=list, max_length=1000)
+    force: bool = Field(default=False, description="Also when a service keeps fewer than its minimum_ready")
+
+
 class Whom(Given):
     """Which clients are forgotten; empty for all."""
 
@@ -50,6 +58,10 @@ class Operating:
                  "members", body=Where),
             post(f"{here}/enable", "enable", "Take part again, with a ramp", self.enable, "state", "members",
                  body=Where),
+            post(f"{here}/maintenance", "maintenance_start", "Drain it, close it once it is empty, bring it back at a "
+                 "time", self.take_out, "stage", body=Out),
+            post(f"{here}/maintenance/stop", "maintenance_stop", "Bring it back from maintenance", self.bring_back,
+                 "stage"),
             post("/persistence/clear", "persistence_clear", "Forget clients: their next session is balanced anew",
                  self.clear, "cleared", body=Whom),
             post("/reload", "reload", "Apply the configuration file", self.reload, "changes", "warnings"),
@@ -63,6 +75,30 @@ class Operating:
 
     async def enable(self, call: Call) -> Any:
         return await self._want("enable", call)
+
+    async def take_out(self, call: Call) -> Any:
+        real_server, wanted = call.path["real_server"], call.body
+        self._must_exist(real_server)
+        before = self._states(real_server, "")
+        result = await self._desk.obey(
+            "maintenance_start",
+            {
+                "real_server": real_server,
+                "services": wanted.services,
+                "until": wanted.until,
+                "force": wanted.force,
+                "by": call.visitor.name,
+            },
+        )
+        return {**result, "before": before}
+
+    async def bring_back(self, call: Call) -> Any:
+        self._must_exist(call.path["real_server"])
+        return await self._desk.obey("maintenance_stop", {"real_server": call.path["real_server"]})
+
+    def _must_exist(self, real_server: str) -> None:
+        if not self._states(real_server, ""):
+            raise Refused(404, f"there is no real server {real_server} in any service")
 
     async def clear(self, call: Call) -> Any:
         return await self._desk.obey("persistence_clear", {"group": call.body.group, "key": call.body.key})

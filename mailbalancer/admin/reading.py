@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mailbalancer.admin import views
+from mailbalancer.admin import maintenance, views
 from mailbalancer.admin.audit import Audit
 from mailbalancer.admin.certificates import Certificates
 from mailbalancer.admin.desk import Desk, Event
@@ -40,7 +40,7 @@ class OfGroup(Paged):
 
 
 class Wanted(Given):
-    action: Literal["drain", "disable", "enable"]
+    action: Literal["drain", "disable", "enable", "maintenance"]
     service: Name | Literal[""] = ""
 
 
@@ -87,6 +87,8 @@ class Reading:
             get("/real-servers/{real_server}", "real_server", "One real server", self.real_server, "name", "services"),
             get("/real-servers/{real_server}/plan", "plan", "What an action would do, before it is done", self.plan,
                 "says", "sessions", "warnings", query=Wanted),
+            get("/maintenance", "maintenance", "What is in maintenance, what is planned, and components of Exchange "
+                "servers", self.maintenance, "active", "windows", "components"),
             get("/sessions", "sessions", "Open sessions, and why each went where it went", self.sessions, "sessions",
                 query=OfService),
             get("/persistence", "persistence", "Which client goes back to which real server", self.persistence,
@@ -139,6 +141,9 @@ class Reading:
             where = f"service {wanted.service}" if wanted.service else "any service"
             raise Refused(404, f"there is no real server {call.path['real_server']} in {where}")
         return told
+
+    async def maintenance(self, call: Call) -> dict[str, Any]:
+        return maintenance.overview(self._desk.report())
 
     async def sessions(self, call: Call) -> Any:
         self._must_exist(call.query.service)

@@ -106,6 +106,33 @@ def events(rows: Iterable[Facts]) -> RenderableType:
     return Group(*lines) if lines else Text("no events since the start")
 
 
+def maintenance(facts: Facts) -> RenderableType:
+    """What is in maintenance, what is planned, and what Exchange servers say of their components."""
+    parts: list[RenderableType] = [
+        _toned(one["says"], Tone.GOOD if one["stage"] == "empty" else Tone.WARNING) for one in facts["active"]
+    ]
+    parts = parts or [Text("no real server is in maintenance")]
+    parts += [Text(f"planned: {_window_words(one)}") for one in facts["windows"]]
+    if facts["components"]:
+        table = _table("real server", "component", "state", "seen by the check")
+        for name, found in facts["components"].items():
+            for one in found:
+                cells = Text(plain(name)), Text(one["component"]), _toned(one["state"], COMPONENT_TONES[one["state"]])
+                table.add_row(*cells, Text(one["why"]))
+        parts += [Text(), table]
+    return Group(*parts)
+
+
+COMPONENT_TONES = {"active": Tone.GOOD, "inactive": Tone.WARNING, "unknown": Tone.QUIET}
+
+
+def _window_words(window: Facts) -> str:
+    words = plain(window["says"])
+    if window["under_way"]:
+        return f"{words}; under way, ends {window['ends_at']}"
+    return f"{words}; begins {window['begins_at']}" if window["begins_at"] else f"{words}; over"
+
+
 def configuration(config: Config) -> RenderableType:
     """What a valid configuration says, one line per service."""
     table = _table("service", "mode", "listen", "schedule", "persist", "check", "real servers")

@@ -7,7 +7,7 @@ Refuses to know: HTTP, and how facts were fetched. PURE: facts in, facts out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mailbalancer.admin import words
@@ -16,7 +16,7 @@ from mailbalancer.admin.words import Facts, Tone, count
 _WORST = (Tone.BAD, Tone.WARNING, Tone.QUIET, Tone.GOOD)
 _TRAFFIC = ("sessions", "total", "connect_failed", "bytes_in", "bytes_out")
 #: What the operator can want, and in which words it is announced.
-ACTIONS = ("drain", "disable", "enable")
+ACTIONS = ("drain", "disable", "enable", "maintenance")
 
 
 def members(service: Facts) -> Iterator[tuple[Facts, Facts]]:
@@ -114,23 +114,34 @@ def plan(
     ]
     services = list(dict.fromkeys(one["name"] for one, _, _ in places))
     sessions = sum(server["sessions"] for _, _, server in places)
+    polls = sum(server.get("long_polls") or 0 for _, _, server in places)
     ends = now + timedelta(seconds=max((drain_s.get(name, 0.0) for name in services), default=0.0))
     where = services[0] if len(services) == 1 else count(len(services), "service")
     warnings = _left_without(places) if action != "enable" else []
     return {
-        "says": _sentence(action, real_server, where, sessions, ends),
+        "says": _sentence(action, real_server, where, _open(sessions, polls), ends),
         "services": services,
         "sessions": sessions,
-        "ends_at": ends.strftime("%Y-%m-%dT%H:%M:%SZ") if action == "drain" else None,
+        "long_polls": polls,
+        "ends_at": ends.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if action in ("drain", "maintenance") else None,
         "warnings": warnings,
     }
 
 
-def _sentence(action: str, real_server: str, where: str, sessions: int, ends: datetime) -> str:
-    open_now = count(sessions, "session")
+def _open(sessions: int, polls: int) -> str:
+    words = count(sessions, "session")
+    return f"{words}, {count(polls, 'long poll')}" if polls else words
+
+
+def _sentence(action: str, real_server: str, where: str, open_now: str, ends: datetime) -> str:
+    by = f"ends by {ends.astimezone():%H:%M %Z}"
     match action:
         case "drain":
-            return f"drain {real_server} from {where}: {open_now}, ends by {ends:%H:%M} UTC"
+            return f"drain {real_server} from {where}: {open_now}, {by}"
+        case "maintenance":
+            return (
+                f"drain {real_server} from {where}: {open_now}, {by}; closed once it is empty, until it is brought back"
+            )
         case "disable":
             return f"disable {real_server} in {where}: nobody is sent there any more; {open_now} stay until they end"
     return f"enable {real_server} in {where}: it takes part again and ramps up to its share"

@@ -16,6 +16,7 @@ from mailbalancer.config import schema, values
 from mailbalancer.config.build_alarms import build_alarms
 from mailbalancer.config.build_check import unreadable
 from mailbalancer.config.build_l4 import overlap
+from mailbalancer.config.build_maintenance import build_windows
 from mailbalancer.config.build_service import Available, Known, build_l4_service, build_service, unavailable
 from mailbalancer.config.problems import Path, formatted, hint
 from mailbalancer.config.report import Report
@@ -64,6 +65,7 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
         log=model.Logging(**document.log.model_dump()),
         admin=admin,
         alarms=build_alarms(report, document.alarms),
+        windows=build_windows(report, document.maintenance, machines),
         certificates=certificates,
         stop_timeout_s=document.stop_timeout_s,
         warnings=tuple(formatted(report.warnings)),

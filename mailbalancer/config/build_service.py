@@ -79,6 +79,7 @@ def build_service(report: Report, name: str, written: Available, profile: str, k
         idle_timeout_s=written.idle_timeout_s or defaults.idle_timeout_s(listen[0].port),
         max_sessions=written.max_sessions,
         queue=model.Queue(written.queue.size, written.queue.timeout_s),
+        minimum_ready=written.minimum_ready,
         allow=_networks(written.allow),
         deny=_networks(written.deny),
         proxy_protocol=model.ProxyProtocol(
@@ -110,6 +111,7 @@ def build_l4_service(report: Report, name: str, written: schema.L4Service, profi
         mode=Mode.L4,
         listen=(),
         pool=pool,
+        minimum_ready=written.minimum_ready,
         allow=_networks(written.allow),
         deny=_networks(written.deny),
         source=build_source(report, path, written, pool.members),

@@ -86,7 +86,7 @@ class _Facts:
             for name, entry in zip(names, value, strict=True):
                 own = (*thing, name)
                 self._fields(own, "", entry, self.things.setdefault(own, {}))
-        elif dataclasses.is_dataclass(value) and not isinstance(value, model.Endpoint):
+        elif dataclasses.is_dataclass(value) and not isinstance(value, model.Endpoint | model.Window):
             self._fields(thing, setting, value, settings)
         elif value is not None:
             settings[setting] = _text(value)

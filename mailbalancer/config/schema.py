@@ -498,6 +498,7 @@ class Balanced(Strict):
     )
     drain_s: float = Field(default=3600.0, ge=0, le=30 * DAY_S, allow_inf_nan=False)
     drop_after_drain: Bool = False
+    minimum_ready: int = Field(default=1, ge=0, le=1000, description="Ready real servers that maintenance must leave")
     check: CheckField = Field(default_factory=TcpCheck)
     max_sessions: Limit = 0
     allow: Networks = Field(default_factory=list)
@@ -855,6 +856,21 @@ class Alarms(Strict):
     syslog: FilePath | None = None
 
 
+class Window(Strict):
+    """A time in which a real server is taken out of every service: once (`2026-11-28 22:00`) or every week
+    (`sunday 01:00`), in the time zone of the balancer."""
+
+    real_server: Name
+    begins: Annotated[str, _checked(values.moment)] = Field(alias="from")
+    until: Annotated[str, _checked(values.moment)]
+
+
+class Maintenance(Strict):
+    """Planned maintenance."""
+
+    windows: list[Window] = Field(default_factory=list)
+
+
 def _parts(value: Any) -> Any:
     """A list of parts is a mapping from parts to what they should have differently: nothing."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
@@ -892,6 +908,7 @@ class Document(Strict):
     version: Literal[1] = 1
     admin: Admin = Field(default_factory=Admin)
     alarms: Alarms = Field(default_factory=Alarms)
+    maintenance: Maintenance = Field(default_factory=Maintenance)
     workers: Workers = Field(default=None, description="auto: one per core")
     certificates: dict[Name, CertificateField] = Field(default_factory=dict)
     real_servers: dict[Name, RealServerField] = Field(default_factory=dict)

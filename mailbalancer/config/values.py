@@ -8,8 +8,10 @@ Every function returns the value in the form the program uses, or raises ValueEr
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
+from datetime import datetime, timedelta
 
 from mailbalancer.config.problems import quoted
 from mailbalancer.model import Endpoint, IPNetwork
@@ -25,6 +27,9 @@ _TARGET = re.compile(r"/[!-~]*\Z")
 _MAILBOX = re.compile(r"<?[!-;=?-~]{1,320}>?\Z")
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9=-]{0,63}\Z")
 _CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}(?: [!-~]+)*\Z")
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_DATE_OR_WEEKDAY = rf"(?:({'|'.join(WEEKDAYS)})|([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}))"
+_MOMENT = re.compile(_DATE_OR_WEEKDAY + r"[ T]([0-9]{2}:[0-9]{2})\Z", re.IGNORECASE)
 _ADDRESS_LIKE = re.compile(r"[0-9.]+\Z|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
 
 
@@ -219,6 +224,18 @@ def target(text: str) -> str:
     if not _TARGET.match(text):
         raise ValueError(f"{quoted(text)} is not a path: it begins with / and has no spaces (write %20)")
     return text
+
+
+def moment(text: str) -> datetime:
+    """When a maintenance window begins or ends: `2026-11-28 22:00`, or every week as `sunday 01:00` (then in the first
+    week of 2001, which began on a Monday)."""
+    match = _MOMENT.match(text)
+    if match is not None:
+        weekday, date, clock = match.groups()
+        with contextlib.suppress(ValueError):
+            at = datetime.strptime(f"{date or '2001-01-01'} {clock}", "%Y-%m-%d %H:%M")  # noqa: DTZ007 local time is meant
+            return at + timedelta(days=WEEKDAYS.index(weekday.lower())) if weekday else at
+    raise ValueError(f"{quoted(text)} is not a time such as 2026-11-28 22:00, or sunday 01:00 for every week")
 
 
 def mailbox(text: str) -> str:

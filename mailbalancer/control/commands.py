@@ -12,7 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from mailbalancer.control.events import Events
+from mailbalancer.control.events import Events, iso_utc
+from mailbalancer.control.maintenance import Maintenance, until
 from mailbalancer.control.members import Members
 from mailbalancer.control.persistence import Bindings
 from mailbalancer.control.workers import Worker, Workers
@@ -40,12 +41,14 @@ class Commands:
         status: Callable[[], dict[str, Any]],
         reload: Callable[[], Awaitable[dict[str, Any]]],
         save: Callable[[], None],
+        maintenance: Maintenance,
     ) -> None:
         self._members = members
         self._workers = workers
         self._bindings = bindings
         self._events = events
         self._save = save
+        self._maintenance = maintenance
         self._asked: dict[int, _Gathering] = {}
         self._asks = 0
         self._status = status
@@ -74,13 +77,22 @@ class Commands:
                 return self._want(AdminState.DISABLED, given)
             case "enable":
                 return self._want(AdminState.ENABLED, given)
+            case "maintenance_start":
+                return self._maintain(given)
+            case "maintenance_stop":
+                given.only("real_server", "by")
+                now, wall = time.monotonic(), time.time()
+                return {"stage": str(self._maintenance.stop(given.text("real_server"), now, wall).stage)}
             case "sessions":
                 return await self._sessions(given)
             case "persistence":
                 return self._persistence(given)
             case "persistence_clear":
                 return self._persistence_clear(given)
-        known = "status, events, reload, drain, disable, enable, sessions, persistence, persistence_clear"
+        known = (
+            "status, events, reload, drain, disable, enable, maintenance_start, maintenance_stop, sessions, "
+            "persistence, persistence_clear"
+        )
         raise ControlError(f"there is no command {command!r}", f"known are {known}")
 
     def _want(self, wanted: AdminState, given: Arguments) -> dict[str, Any]:
@@ -91,6 +103,20 @@ class Commands:
         places = ", ".join(str(key) for key in keys)
         self._events.info(f"the operator wants {keys[0].real_server} {_PAST[wanted]} ({places})")
         return {"state": str(wanted), "members": [str(key) for key in keys], "warnings": self._without_server(keys)}
+
+    def _maintain(self, given: Arguments) -> dict[str, Any]:
+        given.only("real_server", "services", "until", "force", "by")
+        now, wall = time.monotonic(), time.time()
+        order = self._maintenance.start(
+            given.text("real_server"),
+            given.texts("services"),
+            until(given.text("until"), wall),
+            given.flag("force"),
+            given.text("by") or "operator",
+            now,
+            wall,
+        )
+        return {"stage": str(order.stage), "until": None if order.until is None else iso_utc(order.until)}
 
     def _keys(self, real_server: str, service: str) -> list[MemberKey]:
         records = list(self._members)
@@ -172,6 +198,18 @@ class Arguments:
         value = self._given.get(name, "")
         if not isinstance(value, str):
             raise ControlError(f"{self._command}: {name} must be text, not {value!r}")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        values = self._given.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ControlError(f"{self._command}: {name} must be a list of texts, not {values!r}")
+        return values
+
+    def flag(self, name: str) -> bool:
+        value = self._given.get(name, False)
+        if not isinstance(value, bool):
+            raise ControlError(f"{self._command}: {name} must be true or false, not {value!r}")
         return value
 
     def number(self, name: str, default: int, most: int) -> int:

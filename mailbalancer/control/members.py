@@ -67,6 +67,7 @@ class Members:
         drop: ends the sessions on a slot; the second argument says why, for their log lines.
         saved: what the operator wanted when the program ran last.
         not_ready: who was not ready, or ramping, then.
+        drains: when the drains that were under way end (monotonic).
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Members:
         drop: Callable[[int, str], None],
         saved: Mapping[MemberKey, AdminState] | None = None,
         not_ready: Iterable[MemberKey] = (),
+        drains: Mapping[MemberKey, float] | None = None,
     ) -> None:
         self._board = board
         self._events = events
         self._drop = drop
         self._saved = dict(saved or {})
         self._was_not_ready = set(not_ready)
+        self._drains = dict(drains or {})
         self._records: dict[MemberKey, Record] = {}
         self._prepared: dict[MemberKey, Record] = {}
         self._barred: set[MemberKey] = set()
@@ -121,6 +124,7 @@ class Members:
         self._records, self._prepared = records, {}
         self._barred &= records.keys()
         self._saved.clear()
+        self._drains.clear()
         self._runs = True
 
     def checks(self) -> dict[MemberKey, tuple[Check, Endpoint]]:
@@ -198,6 +202,14 @@ class Members:
         """Operator's commands that differ from the configuration."""
         return {key: record.commanded for key, record in self._records.items() if record.commanded is not None}
 
+    def drains(self) -> dict[MemberKey, float]:
+        """When each drain that is under way ends, or ended (monotonic)."""
+        return {
+            key: record.state.drain_ends_at
+            for key, record in self._records.items()
+            if record.state.drain_ends_at is not None
+        }
+
     def not_ready(self, now: float) -> list[MemberKey]:
         """Members whose return is to be ramped after a restart."""
         return [
@@ -216,7 +228,7 @@ class Members:
     def _new(self, key: MemberKey, slot: int, member: Member, pool: Pool, now: float) -> Record:
         commanded = self._saved.get(key)
         returns = self._joins_a_working_service(pool) if self._runs else key in self._was_not_ready
-        state = _state(pool, commanded or member.state, now, returns)
+        state = _state(pool, commanded or member.state, now, returns, self._drains.get(key))
         record = Record(key, slot, member, pool, state, commanded, connects=self._connects(slot))
         self._write(record)
         return record
@@ -298,8 +310,9 @@ _WORDS: dict[int, str] = {
 }
 
 
-def _state(pool: Pool, admin: AdminState, now: float, returns: bool) -> MemberState:
-    drain_ends_at = now + pool.drain_s if admin is AdminState.DRAINING else None
+def _state(pool: Pool, admin: AdminState, now: float, returns: bool, drain_ends_at: float | None = None) -> MemberState:
+    if drain_ends_at is None and admin is AdminState.DRAINING:
+        drain_ends_at = now + pool.drain_s
     return MemberState(pool.check.rise, pool.check.fall, admin, drain_ends_at, now if returns else 0.0)
 
 

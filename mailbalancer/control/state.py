@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +33,15 @@ class SavedState:
         wanted: operator's commands, where they differ from the configuration.
         not_ready: members that could take no new session; their return is ramped.
         bindings: persistence entries; `expires_at` is monotonic, of this run.
+        drains: when each drain ends, monotonic, of this run.
+        maintenance: what `Maintenance` has to remember.
     """
 
     wanted: dict[MemberKey, AdminState] = field(default_factory=dict)
     not_ready: set[MemberKey] = field(default_factory=set)
     bindings: list[Bound] = field(default_factory=list)
+    drains: dict[MemberKey, float] = field(default_factory=dict)
+    maintenance: dict[str, Any] = field(default_factory=dict)
 
 
 class StateFile:
@@ -66,14 +70,20 @@ class StateFile:
             return SavedState()
 
     def write(
-        self, wanted: dict[MemberKey, AdminState], not_ready: Iterable[MemberKey], bindings: Iterable[Binding]
+        self,
+        wanted: dict[MemberKey, AdminState],
+        not_ready: Iterable[MemberKey],
+        bindings: Iterable[Binding],
+        drains: Mapping[MemberKey, float] | None = None,
+        maintenance: Mapping[str, Any] | None = None,
     ) -> None:
         """Replace the file: written beside it, flushed to the disk, renamed."""
         if self._path is None:
             return
         fresh = self._path.with_name(self._path.name + ".new")
         try:
-            _write_through(fresh, json.dumps(_encoded(wanted, not_ready, bindings)).encode())
+            facts = {**_encoded(wanted, not_ready, bindings, drains or {}), "maintenance": maintenance or {}}
+            _write_through(fresh, json.dumps(facts).encode())
             fresh.replace(self._path)
             self._failed = ""
         except OSError as error:
@@ -99,13 +109,17 @@ def _write_through(path: Path, data: bytes) -> None:
 
 
 def _encoded(
-    wanted: dict[MemberKey, AdminState], not_ready: Iterable[MemberKey], bindings: Iterable[Binding]
+    wanted: dict[MemberKey, AdminState],
+    not_ready: Iterable[MemberKey],
+    bindings: Iterable[Binding],
+    drains: Mapping[MemberKey, float],
 ) -> dict[str, Any]:
     to_wall_clock = time.time() - time.monotonic()
     return {
         "format": FORMAT,
         "wanted": [[*_parts(key), str(state)] for key, state in wanted.items()],
         "not_ready": [_parts(key) for key in not_ready],
+        "drains": [[*_parts(key), ends_at + to_wall_clock] for key, ends_at in drains.items()],
         "bindings": [[b.group, b.key, b.real_server, b.expires_at + to_wall_clock] for b in bindings],
     }
 
@@ -121,6 +135,9 @@ def _decoded(data: dict[str, Any]) -> SavedState:
             Bound(str(group), str(key), str(real_server), float(expires_at) + to_monotonic)
             for group, key, real_server, expires_at in data["bindings"]
         ],
+        # older files have neither
+        {_key(parts): float(ends_at) + to_monotonic for *parts, ends_at in data.get("drains", [])},
+        dict(data.get("maintenance", {})),
     )
 
 

@@ -19,7 +19,7 @@ from mailbalancer.control.members import Members, Record
 from mailbalancer.control.rollout import Target
 from mailbalancer.control.workers import Worker, Workers
 from mailbalancer.ipc.board import BOUNDS_S, Availability, Beat, Board, Count, Phase
-from mailbalancer.model import MemberKey, Persist, Pool, Route, Service, SourceKey
+from mailbalancer.model import Check, HttpCheck, MemberKey, Persist, Pool, Route, Service, SourceKey
 
 _AVAILABILITY = {
     int(Availability.CLOSED): "closed",
@@ -80,6 +80,7 @@ class Status:
         #: What the kernel has counted for a member, where it forwards: instead of what the workers have.
         self.way_back: Callable[[MemberKey], Mapping[str, Any] | None] = lambda key: None
         self.kernel: Callable[[MemberKey], Mapping[str, int]] = lambda key: {}
+        self.maintenance: Callable[[float], dict[str, Any]] = lambda wall: {"active": [], "windows": []}
         self._started = time.monotonic()
 
     def report(self, running: Target, warnings: list[str]) -> dict[str, Any]:
@@ -96,6 +97,7 @@ class Status:
             "workers": [self._worker(worker, running, now) for worker in self._workers],
             "services": [self._service(service, running, now) for service in running.config.services],
             "certificates": self._certificates.listed(),
+            "maintenance": self.maintenance(time.time()),
             "events": self._events.listed(),
         }
 
@@ -273,9 +275,15 @@ def _check(record: Record, now: float) -> dict[str, Any] | None:
         return None
     return {
         "type": record.pool.check.type,
+        "asks": _asks(record.pool.check),
         "verdict": str(result.verdict),
         "reason": result.reason,
         "ago_s": round(now - record.result_at, 1),
         "took_s": round(result.took_s, 4),
         "detail": dict(result.detail),
     }
+
+
+def _asks(check: Check) -> str:
+    """What a check asks for, where that says which part of a server it looks at: the path of a page."""
+    return check.options.path if isinstance(check.options, HttpCheck) else ""

@@ -35,7 +35,8 @@ from mailbalancer.control.host_plan import needed_capabilities
 from mailbalancer.control.imbalance import Imbalances
 from mailbalancer.control.l4_engine import L4Engine, changes_host, ledger_path
 from mailbalancer.control.listeners import Listeners
-from mailbalancer.control.members import Members
+from mailbalancer.control.maintenance import Maintenance
+from mailbalancer.control.members import Members, Record
 from mailbalancer.control.notify import notify
 from mailbalancer.control.offers import OfferedLists
 from mailbalancer.control.persistence import Bindings
@@ -49,7 +50,7 @@ from mailbalancer.errors import ConfigError, ControlError, MailbalancerError, Pr
 from mailbalancer.host.commands import RealCommands
 from mailbalancer.host.limits import raise_open_files
 from mailbalancer.host.privileges import DEFAULT_USER, become, own_directories, service_user
-from mailbalancer.ipc.board import Board
+from mailbalancer.ipc.board import Board, Count
 from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, Offered, Remark, SessionList, Stop, Up
 from mailbalancer.l4.paths import Path as Way
 from mailbalancer.log import Log, one_line
@@ -175,7 +176,9 @@ class Supervisor:
 
     def _assemble(self) -> None:
         self._saved = saved = self._state_file.read()
-        self._members = Members(self._board, self._events, self._drop, saved.wanted, saved.not_ready)
+        self._members = Members(self._board, self._events, self._drop, saved.wanted, saved.not_ready, saved.drains)
+        self._maintenance = Maintenance(self._members, self._events, self._sessions_at, self._save)
+        self._maintenance.restore(saved.maintenance)
         slots = Slots(self._board)
         self._l4 = L4Engine(self._members, self._events, RealCommands(), ledger_path(self._config))
         self._rollout = Rollout(
@@ -185,10 +188,12 @@ class Supervisor:
         self._scheduler = Scheduler(self._checked)
         self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events, self._watch)
         self._status.offers = self._offers.common
+        self._status.maintenance = self._maintenance.facts
         self._status.kernel, self._status.way_back = self._l4.traffic, self._l4.way_back
         self._commands = Commands(
-            self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save
-        )
+            self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save,
+            self._maintenance,
+        )  # fmt: skip
         self._server = ControlServer(self._config.control_socket, self._obey, self._log)
         self._desk = Desk(self._config, self._report, self._obey, self._events, self._explain, self._timings)
         self._workers.on_start = self._worker_started
@@ -309,6 +314,7 @@ class Supervisor:
         for warning in config.warnings:
             self._events.warning(warning)
         self._imbalances.follow(config)
+        self._maintenance.follow(config)
         self._offers.follow(config)
         self._watch.follow(config, self._certificates.running)
         self._scheduler.apply(self._members.checks())
@@ -357,6 +363,7 @@ class Supervisor:
         self._members.poll_traffic(now)
         self._members.tick(now)
         self._l4.tick(now)
+        self._maintenance.tick(now, time.time())
         self._log.flush()
         asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
@@ -370,7 +377,11 @@ class Supervisor:
             return
         now = time.monotonic()
         bindings = nlargest(SAVED_BINDINGS, self._bindings.valid(now), key=lambda binding: binding.expires_at)
-        self._state_file.write(self._members.wanted(), self._members.not_ready(now), bindings)
+        members, maintenance = self._members, self._maintenance.saved()
+        self._state_file.write(members.wanted(), members.not_ready(now), bindings, members.drains(), maintenance)
+
+    def _sessions_at(self, record: Record) -> int:
+        return self._l4.traffic(record.key).get("sessions", self._board.total(record.slot, Count.SESSIONS))
 
     def _drop(self, slot: int, reason: str) -> None:
         self._workers.broadcast(DropSessions(slot, reason))

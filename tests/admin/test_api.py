@@ -300,6 +300,39 @@ def test_a_profile_is_looked_at_and_applied(door: Door) -> None:
     assert door.ask("POST", apply.replace("dns", "none"), {"name": "x", "settings": {}}, If_Match="*").status == 404
 
 
+def test_maintenance_is_announced_begun_and_ended(door: Door) -> None:
+    plan = door.get("/real-servers/ex1/plan?action=maintenance")
+    assert plan["says"].startswith("drain ex1 from 2 services: 0 sessions, ends by ")
+    assert plan["says"].endswith("; closed once it is empty, until it is brought back")
+    begun = door.ask("POST", "/api/v1/real-servers/ex1/maintenance", {"until": "23:59"})
+    assert (begun.status, begun.json["before"]) == (200, {"smtp": "enabled", "pop": "enabled"})
+    eventually(lambda: door.get("/maintenance")["active"][0]["says"].startswith("ex1 is empty: safe to reboot; comes"))
+    refused = door.ask("POST", "/api/v1/real-servers/ex2/maintenance", {})
+    assert (refused.status, "ex2 is needed" in refused.json["error"]) == (409, True)
+    assert door.ask("POST", "/api/v1/real-servers/exx/maintenance", {}).status == 404
+    assert door.ask("POST", "/api/v1/real-servers/ex1/maintenance", {"until": "soon"}).status == 409
+    assert door.ask("POST", "/api/v1/real-servers/ex1/maintenance/stop").status == 200
+    eventually(lambda: door.balancer.real_server("smtp", "ex1")["admin"] == "enabled")
+    events = [event["text"] for event in door.get("/events?limit=500")["events"]]
+    assert any(text.startswith("maintenance of ex1 begins (a-admin) until ") for text in events)
+    assert any("maintenance_start" in entry["what"] for entry in door.get("/audit")["entries"])
+
+
+def test_windows_are_planned_in_the_file(door: Door) -> None:
+    window = {"real_server": "ex1", "from": "sunday 01:00", "until": "sunday 03:00"}
+    added = door.ask("POST", "/api/v1/config/maintenance/windows", window, If_Match=door.etag())
+    assert added.status == 200, added
+    assert "# mail comes in here" in door.file
+    assert door.get("/maintenance")["windows"][0]["says"] == "ex1 every Sunday 01:00 to Sunday 03:00"
+    once = {"real_server": "ex2", "from": "2099-11-28 22:00", "until": "2099-11-28 21:00"}
+    wrong = door.ask("POST", "/api/v1/config/maintenance/windows", once, If_Match=door.etag())
+    assert (wrong.status, "is not after" in wrong.json["problems"][0]) == (422, True)
+    path = "/api/v1/config/maintenance/windows/{}"
+    assert door.ask("DELETE", path.format(2), If_Match=door.etag()).status == 404
+    assert door.ask("DELETE", path.format(1), If_Match=door.etag()).status == 200
+    assert door.get("/maintenance")["windows"] == []
+
+
 def test_a_hundred_changes_leave_file_and_state_equal(door: Door) -> None:
     comments = re.findall(r"#.*", door.file)
     for number in range(1, 101):

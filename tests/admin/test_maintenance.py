@@ -1,103 +1,136 @@
-"""A server is taken out for patching and comes back: as decisions, and with the real program."""
+"""A server that is taken out for patching and comes back: what is said of it, and with the real program."""
 
 from __future__ import annotations
 
+import json
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mailbalancer.admin import maintenance
-from mailbalancer.errors import MailbalancerError
+from mailbalancer.admin.components import components
 from tests.support.ports import free_port
 from tests.support.program import Balancer
 from tests.support.waiting import eventually
 
 
-def server(name: str, sessions: int = 0, availability: str = "ready", ramp: int = 100) -> dict[str, Any]:
+def server(name: str, sessions: int = 0, availability: str = "ready", ramp: int = 100, **more: Any) -> dict[str, Any]:
     state = {"up": True, "admin": "enabled", "maintenance": False, "back_pressure": False, "max_sessions": 0}
-    return {"name": name, "sessions": sessions, "availability": availability, "ramp_percent": ramp, **state}
+    drain = {"drain_ends_in_s": None, "check": None}
+    return {
+        "name": name,
+        "sessions": sessions,
+        "availability": availability,
+        "ramp_percent": ramp,
+        **state,
+        **drain,
+        **more,
+    }
 
 
-def report(*pools: list[dict[str, Any]]) -> dict[str, Any]:
+def report(*pools: list[dict[str, Any]], stage: str = "draining", **more: Any) -> dict[str, Any]:
     services = [
         {"name": f"s{at}", "pools": [{"route": "", "real_servers": servers}]} for at, servers in enumerate(pools)
     ]
-    return {"services": services}
+    one = {"real_server": "a", "services": [], "stage": stage, "until_in_s": None, "by": "operator", **more}
+    return {"services": services, "maintenance": {"active": [one] if stage else [], "windows": []}}
 
 
 class Script:
-    """A balancer that tells one report after the other, and remembers what was asked of it."""
+    """A balancer that tells one report after the other."""
 
     def __init__(self, *reports: dict[str, Any]) -> None:
         self.reports = list(reports)
-        self.asked: list[str] = []
         self.said: list[str] = []
 
     def ask(self, command: str, **arguments: object) -> Any:
-        if command != "status":
-            self.asked.append(command)
-            return {}
+        assert command == "status"
         return self.reports.pop(0) if len(self.reports) > 1 else self.reports[0]
 
-    def start(self, patience: int = 10, minimum: int = 1, force: bool = False) -> bool:
+    def empties(self, patience: int = 10) -> bool:
         rounds = iter(range(patience))
-        return maintenance.start(
-            self.ask, self.said.append, lambda: next(rounds, None) is not None, "a", minimum, force
-        )
+        return maintenance.until_empty(self.ask, self.said.append, lambda: next(rounds, None) is not None, "a")
+
+    def returns(self) -> bool:
+        return maintenance.until_back(self.ask, self.said.append, lambda: True, "a")
 
 
-def test_it_is_empty_only_after_nobody_can_come_any_more() -> None:
+def test_it_tells_how_it_empties() -> None:
     script = Script(
-        report([server("a", 2), server("b")]),
-        report([server("a", 2), server("b")]),
-        report([server("a", 0), server("b")]),
-        report([server("a", 1), server("b")]),  # a returning client came in between
-        report([server("a", 0), server("b")]),
+        report([server("a", 2, drain_ends_in_s=61.0), server("b")]),
+        report([server("a", 2, drain_ends_in_s=60.0), server("b")]),
+        report([server("a", 1), server("b")]),
+        report([server("a", 0), server("b")], stage="empty", until_in_s=3600.0),
     )
-    assert script.start()
-    assert script.asked == ["drain", "disable"]
-    assert script.said == ["a: 2 sessions left (s0 2)", "a: 1 session left (s0 1)", "a is empty: safe to reboot"]
+    assert script.empties()
+    assert script.said == [
+        "a: 2 sessions left (s0 2); drain ends in 1:01",
+        "a: 1 session left (s0 1)",
+        "a is empty: safe to reboot; comes back in 1:00:00",
+    ]
 
 
-def test_patience_ends() -> None:
+def test_long_polls_say_when_the_last_one_ends() -> None:
+    places = [server("a", 3, long_polls=2, long_polls_end_in_s=899.0), server("b")]
+    facts = maintenance.told(report(places), report(places)["maintenance"]["active"][0])
+    assert facts["says"] == "a: 3 sessions left (s0 3), 2 long polls, the last ends in 14:59 at the latest"
+
+
+def test_patience_ends_and_so_may_maintenance() -> None:
     script = Script(report([server("a", 2), server("b")]))
-    assert not script.start(patience=3)
+    assert not script.empties(patience=3)
     assert script.said[-1] == "a is NOT empty yet; its sessions would be cut by a reboot now"
-    assert "disable" not in script.asked
-
-
-def test_a_server_that_is_needed_stays() -> None:
-    for facts, minimum in (
-        (report([server("a")]), 1),
-        (report([server("a"), server("b", availability="closed")]), 1),
-        (report([server("a"), server("b")], [server("a"), server("c")]), 2),
-    ):
-        script = Script(facts)
-        with pytest.raises(MailbalancerError, match="a is needed: s0 would have"):
-            script.start(minimum=minimum)
-        assert script.asked == []
-        assert script.start(minimum=minimum, force=True)
-
-
-def test_an_unknown_server_is_named() -> None:
-    with pytest.raises(MailbalancerError, match="there are: b"):
-        Script(report([server("b")])).start()
+    stopped = Script(report([server("a", 2)], stage="returning"))
+    assert not stopped.empties()
+    assert stopped.said == ["maintenance of a has ended"]
 
 
 def test_it_is_back_when_it_has_its_share() -> None:
     script = Script(
-        report([server("a", availability="closed")]), report([server("a", ramp=40)]), report([server("a", ramp=100)])
+        report([server("a", availability="closed", admin="disabled")], [server("a", ramp=40)], stage="returning"),
+        report([server("a", ramp=100)], [server("a", ramp=100)], stage=""),
     )
-    assert maintenance.stop(script.ask, script.said.append, lambda: True, "a")
-    assert script.asked == ["enable"]
-    assert script.said[-2:] == ["s0 ramping 40 %", "a is back in 1 place"]
+    assert script.returns()
+    assert script.said == ["a comes back: s1 ramping 40 %", "a is back in 2 places"]
+
+
+def check(kind: str, verdict: str, asks: str = "", **detail: Any) -> dict[str, Any]:
+    return {"type": kind, "verdict": verdict, "asks": asks, "reason": "so it is", "detail": detail}
+
+
+def test_checks_tell_the_components_of_an_exchange_server() -> None:
+    places = [
+        server("a", check=check("https", "up", "/owa/healthcheck.htm", status=200)),
+        server("a", check=check("https", "down", "/EWS/healthcheck.htm", status=503)),
+        server("a", check=check("https", "up", "/ews/healthcheck.htm", status=200)),
+        server("a", check=check("https", "down", "/Microsoft-Server-ActiveSync/healthcheck.htm")),
+        server("a", check=check("smtp", "maintenance"), maintenance=True),
+        server("a", check=check("https", "up", "/index.html", status=200)),
+        server("a", check=check("tcp", "up")),
+        server("a"),
+    ]
+    assert {one["component"]: one["state"] for one in components(places)} == {
+        "OwaProxy": "active",
+        "EwsProxy": "inactive",
+        "ActiveSyncProxy": "unknown",
+        "HubTransport": "inactive",
+    }
+
+
+def test_smtp_speaks_for_exchange_only_when_it_is_exchange() -> None:
+    for banner, expected in (
+        ("220 ex1 Microsoft ESMTP MAIL Service ready", ["HubTransport"]),
+        ("220 mx ESMTP Postfix", []),
+    ):
+        found = components([server("a", check=check("smtp", "up", banner=banner))])
+        assert [one["component"] for one in found] == expected
 
 
 @pytest.mark.live
 def test_with_a_real_balancer(tmp_path: Path) -> None:
+    """Out while a session is open, through a restart of the balancer, empty, and back."""
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as real:
         behind = real.getsockname()[1]
@@ -113,11 +146,21 @@ def test_with_a_real_balancer(tmp_path: Path) -> None:
                 eventually(lambda: balancer.real_server("smtp", "ex1")["sessions"] == 1)
                 impatient = balancer.cli("maintenance", "start", "ex1", "--patience", "0")
                 assert (impatient.returncode, "NOT empty" in impatient.stdout) == (1, True)
+                needed = balancer.cli("maintenance", "start", "ex2", "--patience", "0")
+                assert (needed.returncode, needed.stderr) == (
+                    1,
+                    "mailbalancer: ex2 is needed: smtp would have 0 ready real servers; bring others back first, or "
+                    "insist with --force (`minimum_ready` says how many a service needs)\n",
+                )
                 client.close()
                 real.accept()[0].close()
-            done = balancer.cli("maintenance", "start", "ex1", "--patience", "20")
-            assert done.stdout.endswith("ex1 is empty: safe to reboot\n"), done
+            eventually(lambda: balancer.status()["maintenance"]["active"][0]["stage"] == "empty")
             assert balancer.real_server("smtp", "ex1")["admin"] == "disabled"
-            back: subprocess.CompletedProcess[str] = balancer.cli("maintenance", "stop", "ex1", "--patience", "20")
-            assert back.stdout == "ex1 is back in 1 place\n"
+            shown = json.loads(balancer.cli("maintenance", "status", "--json").stdout)
+            assert shown["active"][0]["says"] == "ex1 is empty: safe to reboot"
+            again = balancer.cli("maintenance", "start", "ex1", "--until", "23:59", "--patience", "20")
+            assert "ex1 is empty: safe to reboot; comes back in" in again.stdout
+            back = balancer.cli("maintenance", "stop", "ex1", "--patience", "20")
+            assert back.stdout.endswith("ex1 is back in 1 place\n"), back
             assert balancer.real_server("smtp", "ex1")["availability"] == "ready"
+            assert "no real server is in maintenance" in balancer.cli("maintenance", "status").stdout

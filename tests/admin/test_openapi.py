@@ -98,7 +98,7 @@ def test_every_operation_says_what_it_is_and_who_may(described: Any) -> None:
         assert {"401", "403"} <= set(operation["responses"])
         guarded = any(parameter["name"] == "If-Match" for parameter in operation["parameters"])
         changes = path.startswith("/api/v1/config") and method in ("PUT", "DELETE")
-        assert guarded == (changes or "apply" in path or "rollback" in path)
+        assert guarded == (changes or "apply" in path or "rollback" in path or "windows" in path)
 
 
 def test_names_of_the_configuration_fit_the_paths() -> None:

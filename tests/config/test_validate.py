@@ -115,6 +115,13 @@ ROWS: list[tuple[str, list[str]]] = [
     (SMTP + "    max_sessions: '5'\n", ["x.yaml:9: services.smtp.max_sessions: '5' is not a whole number"]),
     (SMTP + "    max_sessions: true\n", ["x.yaml:9: services.smtp.max_sessions: 'true' is not a whole number"]),
     (
+        SMTP + "maintenance: {windows: [{real_server: ex9, from: sunday 01:00, until: 2026-11-28 22:00}]}\n",
+        [
+            "x.yaml:9: maintenance.windows[0].real_server: there is no real server 'ex9' (did you mean ex2?)",
+            "x.yaml:9: maintenance.windows[0].until: write both as dates or both as weekdays",
+        ],
+    ),
+    (
         SMTP + "    drop_after_drain: maybe\n",
         ["x.yaml:9: services.smtp.drop_after_drain: 'maybe' is neither true nor false"],
     ),

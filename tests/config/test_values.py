@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -38,6 +39,8 @@ from mailbalancer.model import Endpoint
         (values.helo, "[192.0.2.1]", "[192.0.2.1]"),
         (values.helo, "[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
         (values.target, "/owa/healthcheck.htm", "/owa/healthcheck.htm"),
+        (values.moment, "2026-11-28 22:00", datetime(2026, 11, 28, 22, 0)),  # noqa: DTZ001
+        (values.moment, "Sunday 01:30", datetime(2001, 1, 7, 1, 30)),  # noqa: DTZ001
     ],
 )
 def test_taken(parse: Callable[[object], object], text: object, value: object) -> None:
@@ -47,6 +50,10 @@ def test_taken(parse: Callable[[object], object], text: object, value: object) -
 @pytest.mark.parametrize(
     ("parse", "text", "said"),
     [
+        (values.moment, "2026-11-31 22:00", "is not a time such as 2026-11-28 22:00, or sunday 01:00"),
+        (values.moment, "sunday 24:00", "is not a time"),
+        (values.moment, "sonntag 01:00", "is not a time"),
+        (values.moment, "sunday ٠1:00", "is not a time"),
         (values.listen, "10.0.1.100", "has no port; write 10.0.1.100:25"),
         (values.listen, "10.0.1.100:0", "'0' is not a port (1 to 65535)"),
         (values.listen, "10.0.1.100:65536", "'65536' is not a port"),

@@ -12,6 +12,7 @@ import pytest
 from mailbalancer.control import commands as module
 from mailbalancer.control.commands import Commands
 from mailbalancer.control.events import Events
+from mailbalancer.control.maintenance import Maintenance
 from mailbalancer.control.members import Members
 from mailbalancer.control.persistence import Bindings
 from mailbalancer.control.slots import Slots
@@ -48,7 +49,12 @@ class Desk:
         self.workers.on_start = lambda worker: self.workers.send(worker, Configure(1, CONFIG, {}, {}, {}))
         self.workers.on_end = lambda index: None
         self.workers.on_change = lambda: None
-        self.commands = Commands(self.members, self.workers, self.bindings, events, dict, self.reload, self.save)
+        self.sessions = 0
+        maintenance = Maintenance(self.members, events, lambda record: self.sessions, self.save)
+        maintenance.follow(CONFIG)
+        self.commands = Commands(
+            self.members, self.workers, self.bindings, events, dict, self.reload, self.save, maintenance
+        )
         self.workers.on_message = lambda worker, message: self.commands.listed(worker, message)  # type: ignore[arg-type]
 
     async def reload(self) -> dict[str, Any]:
