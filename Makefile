@@ -43,7 +43,7 @@ clean:  ## remove everything that was made here
 
 # What the tests drive. Missing packages are installed when this user may; tests say themselves what they lack.
 tools: $(READY)
-	@sh tests/support/install-packages.sh swaks telnet curl openssl postfix dovecot-imapd dovecot-pop3d dovecot-submissiond nginx apache2 chromium prometheus procps systemd nftables iproute2
+	@sh tests/support/install-packages.sh swaks telnet curl openssl postfix dovecot-imapd dovecot-pop3d dovecot-submissiond nginx apache2 chromium prometheus procps systemd nftables iproute2 tcpdump
 	@sh tests/support/make-sslyze.sh $(VENV)
 
 # pip, the pinned packages, and this project as an editable install; again whenever the pins or pyproject.toml change.

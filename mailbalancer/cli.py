@@ -894,6 +894,49 @@ def realserver(config: str, system: str, service: str) -> None:
         _say(line)
 
 
+@commands.command(short_help="Capture both sides of a client's connections, and say what was seen.")
+@_config_option
+@click.option("--client", required=True, metavar="ADDRESS", help="The client's address.")
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="For so long.")
+@click.option("--write", "file", default="", metavar="FILE", help="Keep the packets, for Wireshark and its like.")
+@click.option("--whole", is_flag=True, help="Capture what packets carry, and not their headers alone.")
+@_json_option
+@click.argument("service")
+def capture(config: str, client: str, seconds: float, file: str, whole: bool, as_json: bool, service: str) -> None:
+    """Capture both sides of a client's connections on this machine, and say in words what was seen.
+
+    Needs tcpdump, and root or CAP_NET_RAW. Ctrl-C ends it early.
+
+    \b
+    Example:
+      mailbalancer capture smtp --client 10.9.0.5 --seconds 20 --write client.pcap
+    """
+    from mailbalancer.control import capturing
+    from mailbalancer.control.client import request
+
+    loaded = _load(config)
+    found = _service(config, None, service)
+
+    def sessions() -> list[dict[str, Any]]:
+        if found.l4 is not None:
+            return []
+        try:
+            listed = request(loaded.control_socket, "sessions", service=service, limit=capturing.MOST_SESSIONS)
+        except MailbalancerError:
+            return []
+        return list(listed["sessions"])
+
+    wanted = capturing.Wanted(client, seconds, file, whole)
+    seen = capturing.capture(found, wanted, sessions, lambda line: click.echo(line, err=True))
+    if as_json:
+        return _print_json(dataclasses.asdict(seen))
+    for sentence in seen.sentences:
+        _say(sentence)
+    if file:
+        _say(f"{seen.packets} packets in {file}")
+    return None
+
+
 @commands.group(short_help="What is changed on this machine.")
 def host() -> None:
     """What mailbalancer changes on this machine: addresses, forwarding, routes, nftables rules."""

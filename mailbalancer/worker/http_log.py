@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from mailbalancer.model import Endpoint
 from mailbalancer.tls.offer import ClientSocket
+from mailbalancer.worker.placement import left_from
 
 if TYPE_CHECKING:
     from mailbalancer.worker.http_connection import HttpConnection
@@ -72,6 +73,9 @@ def session_facts(connection: HttpConnection, now: float, worker: int) -> dict[s
         "listen": str(connection.endpoint),
         "server": target.name if target else "",
         "server_address": str(target.endpoint) if target else "",
+        "left_from": left_from(link.stream.sock if link.stream is not None else link.server)
+        if link is not None
+        else "",
         "why": link.why if link is not None else "",
         "age_s": round(now - connection.started_at, 3),
         "idle_s": round(now - connection.active_at, 3),

@@ -25,7 +25,7 @@ from mailbalancer.model import Endpoint
 from mailbalancer.tls import verify
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.mail_service import MailService
-from mailbalancer.worker.placement import Placement
+from mailbalancer.worker.placement import Placement, left_from
 from mailbalancer.worker.reactor import FAILED, WRITE
 from mailbalancer.worker.stream import NOTHING, Stream
 
@@ -571,6 +571,7 @@ class MailSession(Placement):
             "listen": str(self.endpoint),
             "server": target.name if target else "",
             "server_address": str(target.endpoint) if target else "",
+            "left_from": left_from(self.link.sock if self.link is not None else self.server),
             "why": self.why,
             "age_s": round(now - self.started_at, 3),
             "idle_s": round(now - self.active_at, 3),

@@ -276,3 +276,11 @@ class Placement:
             self.unplaced("local_failure")
         else:
             self.seek_next(words, blame=True)
+
+
+def left_from(server: socket.socket | None) -> str:
+    """Our address and port on a connection to a server, for `mailbalancer sessions`; empty: there is none."""
+    try:
+        return str(Endpoint(*server.getsockname()[:2])) if server is not None else ""
+    except OSError:  # just closed
+        return ""

@@ -18,7 +18,7 @@ from mailbalancer.ipc.board import Phase
 from mailbalancer.model import Endpoint
 from mailbalancer.wire import client_hello, proxy_header, server_hello
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.placement import Placement
+from mailbalancer.worker.placement import Placement, left_from
 from mailbalancer.worker.reactor import FAILED, HANGUP, INPUT, READ, WRITE, reset_on_close
 from mailbalancer.worker.relay import Relay
 from mailbalancer.worker.service import Service
@@ -392,6 +392,7 @@ class Session(Placement):
             "listen": str(self.endpoint),
             "server": target.name if target else "",
             "server_address": str(target.endpoint) if target else "",
+            "left_from": left_from(self.server),
             "why": self.why,
             "age_s": round(now - self.started_at, 3),
             "idle_s": round(now - (relay.active_at if relay else self.started_at), 3),
