@@ -446,6 +446,14 @@ class MailPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class ReverseNames:
+    """How clients' names are looked up. Without `resolvers` those of this machine are asked (/etc/resolv.conf)."""
+
+    timeout_s: float = 2.0
+    resolvers: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Smtp:
     """What an `smtp` service has that the other mail modes have not."""
 
@@ -455,6 +463,7 @@ class Smtp:
     capabilities: tuple[str, ...] = ()  # stated: shown instead of what the servers have in common
     policy: MailPolicy = MailPolicy()
     log_addresses: bool = False
+    reverse_names: ReverseNames | None = None  # told to servers with XCLIENT; None: nobody is asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,15 @@ def _smtp(report: Report, path: Path, written: schema.SmtpService) -> model.Smtp
         capabilities=tuple(written.capabilities.stated),
         policy=_policy(report, (*path, "policy"), written.policy),
         log_addresses=written.log_addresses,
+        reverse_names=_reverse_names(written),
     )
+
+
+def _reverse_names(written: schema.SmtpService) -> model.ReverseNames | None:
+    if written.reverse_names is None:
+        return None
+    resolvers = tuple(values.endpoint(text) for text in written.reverse_names.resolvers)
+    return model.ReverseNames(written.reverse_names.timeout_s, resolvers)
 
 
 def _policy(report: Report, path: Path, written: schema.Policy) -> model.MailPolicy:
@@ -142,6 +150,9 @@ def _refuse_combinations(report: Report, path: Path, written: schema.MailService
             "Exchange takes neither PROXY headers nor XCLIENT; use source classes, or the kernel's transparent mode"
         )
         report.problem((*path, key), reason)
-    if not isinstance(written, schema.SmtpService):
+    if isinstance(written, schema.SmtpService):
+        if written.reverse_names is not None and told != "xclient":
+            report.problem((*path, "reverse_names"), "names are told with XCLIENT; it needs client_address: xclient")
+    else:
         for key in sorted(written.capabilities.model_fields_set & {"keep", "stated"}):
             report.problem((*path, "capabilities", key), f"'{key}' is for mode smtp; hide works in every mail mode")

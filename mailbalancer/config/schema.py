@@ -709,11 +709,29 @@ class Policy(Strict):
     max_message_bytes: int = Field(default=0, ge=0, le=2**31)
 
 
+class ReverseNames(Strict):
+    """Looking up what clients are called, for XCLIENT."""
+
+    timeout_s: float = Field(default=2.0, ge=0.1, le=30, allow_inf_nan=False)
+    resolvers: Annotated[list[EndpointText], BeforeValidator(_as_list, json_schema_input_type=str | list[str])] = Field(
+        default_factory=list, description="Name servers to ask; else those of /etc/resolv.conf"
+    )
+
+
+def _reverse_names(value: Any) -> Any:
+    """`true` stands for the defaults."""
+    return {True: {}, False: None}.get(value, value) if isinstance(value, bool) else value
+
+
 class SmtpService(MailService):
     """SMTP ends here and goes on to a real server."""
 
     mode: Literal["smtp"]
     client_address: Literal["none", "xclient"] = "none"
+    reverse_names: Annotated[
+        ReverseNames | None,
+        BeforeValidator(_reverse_names, json_schema_input_type=bool | ReverseNames),
+    ] = Field(default=None, description="Tell servers clients' names, too, with XCLIENT")
     banner: Annotated[str, _checked(values.banner)] | None = Field(
         default=None, max_length=200, description="Behind the host name in the greeting"
     )

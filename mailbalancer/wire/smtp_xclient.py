@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_LINE_BYTES: Final = 512
-_UNAVAILABLE: Final = "[UNAVAILABLE]"
+#: Instead of a name: there is none, or none can be told now.
+NO_NAME: Final = "[UNAVAILABLE]"
+NOT_NOW: Final = "[TEMPUNAVAIL]"
 
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
@@ -34,7 +36,7 @@ class Client:
 
     Attributes:
         address, port: where it comes from; an IP literal.
-        name: its reverse name, verified or not; empty: none.
+        name: its reverse name, NO_NAME or NOT_NOW; empty: nobody has asked for it.
         listen_address, listen_port: where it came to.
     """
 
@@ -72,23 +74,23 @@ def xclient_lines(offered: Collection[bytes], client: Client) -> list[bytes]:
 
 
 def _attributes(client: Client) -> list[tuple[bytes, str]]:
-    found = [(b"NAME", host_name(client.name)), (b"PORT", str(client.port))]
+    found = [(b"NAME", NOT_NOW if client.name == NOT_NOW else host_name(client.name)), (b"PORT", str(client.port))]
     if client.listen_address:
         found += [(b"DESTADDR", _address(client.listen_address)), (b"DESTPORT", str(client.listen_port))]
     return [*found, (b"ADDR", _address(client.address))]
 
 
 def host_name(name: str) -> str:
-    """A reverse name that is fit to be told, else `[UNAVAILABLE]`.
+    """A reverse name that is fit to be told, else NO_NAME.
 
-    Whoever owns an address chooses its reverse name: only letters, digits, dots and hyphens pass, and nothing that
-    could be read as an address.
+    Whoever owns an address chooses its reverse name: only letters, digits, dots, hyphens and the underscore that
+    RFC 1123 does not know and many names have pass, and nothing that could be read as an address.
     """
     if len(name) > 253 or not _HOST_NAME.fullmatch(name):
-        return _UNAVAILABLE
-    name = name.rstrip(".")
+        return NO_NAME
+    name = name.rstrip(".").lower()
     last = name.rpartition(".")[2]
-    return _UNAVAILABLE if re.fullmatch(r"[0-9]+|0[xX][0-9A-Fa-f]*", last) else name
+    return NO_NAME if re.fullmatch(r"[0-9]+|0[xX][0-9A-Fa-f]*", last) else name
 
 
 def xtext(value: str) -> bytes:

@@ -28,6 +28,7 @@ from mailbalancer.worker.stream import RECORD_BYTES
 
 if TYPE_CHECKING:
     from mailbalancer.worker.mail_session import MailSession
+    from mailbalancer.worker.reverse_names import ReverseNames
 
 #: The same remark about the same server is not repeated within this time.
 REMARK_S = 0.5
@@ -43,6 +44,7 @@ class MailService(Service):
         super().__init__(engine, tell)
         self.connections = SourceLimits(0, 0)
         self.policy = Policy(model.MailPolicy())
+        self.names: ReverseNames | None = None  # of clients, for XCLIENT
         self._capabilities: dict[str, Capabilities] = {}
         self._shown: dict[tuple[str, tuple[bytes, ...], bool, bool], Capabilities] = {}
         self._remarked: dict[tuple[str, str], float] = {}
@@ -79,10 +81,25 @@ class MailService(Service):
         self.greeting = render_greeting(mail.host, mail.smtp.banner)
         self.judged = _judged(mail.smtp.policy)
         self.bare_newlines = BareNewlines(mail.smtp.bare_newlines)
+        self.names = self._reverse_names(mail.smtp.reverse_names)
         self._stated = parse_lines([line.encode() for line in mail.smtp.capabilities])
         self._servers = tuple(member.real_server for member in config.pool.members)
         self._capabilities = {name: known for name, known in self._capabilities.items() if name in self._servers}
         self._shown.clear()
+
+    def _reverse_names(self, wanted: model.ReverseNames | None) -> ReverseNames | None:
+        """What asks for clients' names; what it knows is kept over a reload that does not touch it."""
+        if wanted is None:
+            return None
+        if self.names is not None and self.names.config == wanted:
+            return self.names
+        from mailbalancer.worker.reverse_names import ReverseNames  # few need it, and it brings a library along
+
+        try:
+            return ReverseNames(self._engine, wanted)
+        except OSError as error:
+            self._engine.log.error(f"servers are not told what clients are called: {error}", service=self.name)
+            return None
 
     # ------------------------------------------------------------ how much of one client
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mailbalancer.balance.mail_policy import Mailbox, Objection
 from mailbalancer.ipc.board import Count
@@ -47,6 +47,9 @@ from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.mail_service import MailService
 from mailbalancer.worker.mail_session import MailSession, Say, Stage, tls_facts
 from mailbalancer.worker.smtp_message import Message
+
+if TYPE_CHECKING:
+    from mailbalancer.worker.reverse_names import ReverseNames
 
 #: A server may think about a message for this long (RFC 5321 section 4.5.3.2.6), whatever the idle timeout.
 VERDICT_S: Final = 600.0
@@ -83,6 +86,7 @@ class SmtpSession(MailSession):
     """One client."""
 
     __slots__ = (
+        "_asks_name",
         "_body",
         "_chunk",
         "_dialogue",
@@ -91,6 +95,7 @@ class SmtpSession(MailSession):
         "_is_last",
         "_lines",
         "_message",
+        "_name",
         "_opening",
         "_parting",
         "_replay",
@@ -108,6 +113,8 @@ class SmtpSession(MailSession):
         self._lines = Lines(MAX_AUTH_BYTES)
         self._replies: Replies  # of the server at hand, from its greeting on
         self._opening: Opening | None = None
+        self._asks_name = False
+        self._name = ""  # of the client, NO_NAME or NOT_NOW, once it is known
         self._replay: tuple[Command, ...] = ()
         self._body: DataBody | None = None
         self._chunk: ChunkBody | None = None
@@ -143,11 +150,35 @@ class SmtpSession(MailSession):
             return
         client = None
         if mail.client_address == "xclient":
+            if service.names is not None and not self._knows_name(service.names):
+                return
             reached = self.reached()
-            client = Client(self.address, self.port, "", reached.host, reached.port)
+            client = Client(self.address, self.port, self._name, reached.host, reached.port)
         says_hello = any(command.verb in _HELLOS for command in self._replay)
         helo = None if says_hello else dialogue.helo
         self._opening = Opening(replace(service.first_plan, client=client, helo=helo))
+
+    def _seek_first(self) -> None:
+        if self.service.names is not None:  # while the connection is made
+            self._asks_name = True
+            self.service.names.ask(self.address, self._named)
+        super()._seek_first()
+
+    def _knows_name(self, names: ReverseNames) -> bool:
+        """Whether the client's name is there. False: the server is not heard until it is."""
+        assert self.link is not None
+        if not self._asks_name:
+            self._asks_name = True
+            names.ask(self.address, self._named)
+        if not self._name:
+            self.link.pause()
+        return bool(self._name)
+
+    def _named(self, name: str) -> None:
+        self._name = name
+        if self.stage is Stage.OPENING and self._opening is None and self.link is not None:
+            self.link.resume()
+            self.begin_opening()
 
     def server_secured(self) -> None:
         assert self._opening is not None
