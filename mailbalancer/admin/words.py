@@ -106,7 +106,8 @@ def _ready(server: Facts) -> tuple[str, Tone]:
     if server["ramp_percent"] < 100:
         limits.append(f"ramping {server['ramp_percent']:.0f} %")
     if server["back_pressure"]:
-        limits.append(f"back pressure: weight {server['weight']:g} of {server['configured_weight']:g}{_said(server)}")
+        said = f" ({plain(server['back_pressure_reason'])})" if server.get("back_pressure_reason") else ""
+        limits.append(f"back pressure: weight {server['weight']:g} of {server['configured_weight']:g}{said}")
     if server["max_sessions"] and server["sessions"] >= server["max_sessions"]:
         limits.append(f"full at {count(server['max_sessions'], 'session')}")
     if limits:
@@ -116,14 +117,6 @@ def _ready(server: Facts) -> tuple[str, Tone]:
 
 def _with_sessions(word: str, server: Facts) -> str:
     return f"{word}, {count(server['sessions'], 'session')}" if server["sessions"] else word
-
-
-def _said(server: Facts) -> str:
-    """The words with which a server complained of back pressure to a check; a session's are in the events."""
-    check = server["check"]
-    if not check or check["verdict"] != "back_pressure":
-        return ""
-    return f" ({plain(check['reason'].removeprefix('back pressure: '))})"
 
 
 def _down_reason(server: Facts) -> str:

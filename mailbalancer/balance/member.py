@@ -74,6 +74,7 @@ class MemberState:
     Attributes:
         availability: 0, 1 or 2.
         why: the words for it.
+        pressure: with which words it has asked for less, while it does.
         ramp_at: instant at which the latest ramp began, also when it is over by now; 0.0 while not ready.
         drain_ends_at: None unless draining.
     """
@@ -92,6 +93,7 @@ class MemberState:
         self._drain_ended = False
         self._down_reason = ""
         self._maintenance_reason = ""
+        self.pressure = ""
         self.availability, self.why = self._judge()
         self.ramp_at = ramp_at if self.availability == READY else 0.0
 
@@ -119,7 +121,7 @@ class MemberState:
         factor = self.health.weight_factor
         events = self._flipped(flip)
         if factor != factor_before:
-            events.append(WeightFactorChanged(factor_before, factor, result.reason))
+            events.append(self._weighed(factor_before, factor, result.reason))
         return events + self.tick(now)
 
     def observe_remark(self, verdict: Verdict, reason: str, now: float) -> list[Event]:
@@ -129,7 +131,7 @@ class MemberState:
         if self.health.maintenance and not was:
             self._maintenance_reason = reason
         factor = self.health.weight_factor
-        events: list[Event] = [WeightFactorChanged(before, factor, reason)] if factor != before else []
+        events: list[Event] = [self._weighed(before, factor, reason)] if factor != before else []
         return events + self.tick(now)
 
     def observe_traffic(self, ok: int, failed: int, reason: str, now: float) -> list[Event]:
@@ -164,6 +166,10 @@ class MemberState:
             # a check's reason has the words already, a session's remark has not
             return RETURNING, f"in maintenance: {self._maintenance_reason.removeprefix('in maintenance: ')}"
         return READY, "up and enabled" if self.health.up else "enabled, not checked yet"
+
+    def _weighed(self, before: float, after: float, reason: str) -> WeightFactorChanged:
+        self.pressure = reason.removeprefix("back pressure: ") if self.health.back_pressure else ""
+        return WeightFactorChanged(before, after, reason)
 
     def _flipped(self, flip: Flip | None) -> list[Event]:
         if flip is None:

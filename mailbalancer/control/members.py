@@ -269,7 +269,9 @@ class Members:
                 case AvailabilityChanged() if not flipped:
                     self._say(record, f"is {_WORDS[event.new]}: {event.why}", grave=False)
                 case WeightFactorChanged():
-                    self._say(record, f"has {event.new:g} of its weight: {event.why}", grave=event.new < event.old)
+                    less = event.new < event.old
+                    share = f"{event.new:g} of its weight" if less else "its full weight again"
+                    self._say(record, f"has {share}: {event.why}", grave=less)
                 case DrainEnded():
                     self._drained(record)
 

@@ -243,6 +243,7 @@ class Status:
             **self._traffic(record),
             "maintenance": state.health.maintenance,
             "back_pressure": state.health.back_pressure,
+            "back_pressure_reason": state.pressure,
             "drain_ends_in_s": None if drain_ends_at is None else round(max(0.0, drain_ends_at - now), 1),
             "way_back": self.way_back(record.key),
             "check": _check(record, now),

@@ -99,7 +99,7 @@ def test_span(seconds: float, said: str) -> None:
             {
                 "back_pressure": True,
                 "weight": 0.1,
-                "check": {"verdict": "back_pressure", "reason": "back pressure: answer to MAIL was '452 4.3.1 No'"},
+                "back_pressure_reason": "answer to MAIL was '452 4.3.1 No'",
             },
             "back pressure: weight 0.1 of 1 (answer to MAIL was '452 4.3.1 No')",
             Tone.WARNING,

@@ -161,7 +161,9 @@ class TestChecks:
         assert state.observe(BACK_PRESSURE, 10.0) == [WeightFactorChanged(1.0, 0.25, BACK_PRESSURE.reason)]
         assert state.observe(BACK_PRESSURE, 20.0) == []
         assert (state.availability, state.weight_factor) == (READY, 0.25)
+        assert state.pressure == BACK_PRESSURE.reason
         assert state.observe(UP, 30.0) == [WeightFactorChanged(0.25, 1.0, "250 OK")]
+        assert state.pressure == ""
 
     def test_traffic_takes_it_down(self):
         state = member(UP, fall=3)
