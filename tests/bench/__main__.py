@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from tests.bench import mail, secure, table
+from tests.bench import door, mail, secure, table
 from tests.bench.idle import CONNECTIONS, allow_files, idle_cost
 from tests.bench.load import burst, web_server
 from tests.bench.machine import Cores, Plan, cpu_seconds, describe, plan_cores
@@ -106,6 +106,7 @@ class Bench:
     rounds: int
     seconds: float
     rows: Rows = field(default_factory=Rows)
+    looked: door.Looked | None = None
 
     def run(self) -> None:
         """Everything; each proxy has its turn in every round."""
@@ -122,6 +123,7 @@ class Bench:
                 say(f"{CONNECTIONS:,} idle connections: {name}")
                 self._idle(name, backend)
             self._web(backend)
+            self.looked = door.look(self.cores, self.folder, backend, say)
         self._mail()
         say(f"ramp: {RAMP_S} s, {HELD} held sessions, {NEW_PER_S} new ones a second")
         self._ramp()
@@ -300,6 +302,8 @@ def main() -> int:
         "The scaling by CPU time is what two full cores would give.\n"
     )
     print(table.render(bench.rows.all(), versions, HAPROXY))
+    if bench.looked is not None:
+        print(f"\n{bench.looked.words()}")
     print(f"\n¹ {mail.UNLIKE}")
     say(f"took {time.monotonic() - started_at:.0f} s")
     return 0

@@ -74,12 +74,13 @@ def proxy(name: str, order: Order, cores: Sequence[int], folder: Path) -> Iterat
 
 @contextlib.contextmanager
 def serving(
-    name: str, write: Callable[[int, Path], list[str]], cores: Sequence[int], folder: Path
+    name: str, write: Callable[[int, Path], list[str]], cores: Sequence[int], folder: Path, port: int = 0
 ) -> Iterator[Running]:
-    """A program that listens on a port, with a folder of its own. `write` makes its configuration and its command."""
+    """A program that listens on a port (0: a free one), with a folder of its own. `write` makes its configuration and
+    its command."""
     home = folder / f"{name}-{free_port()}"  # a fresh name: every start gets a folder of its own
     home.mkdir()
-    port = free_port()
+    port = port or free_port()
     command = write(port, home)
     log = home / "log"
     with running(command, cores, log) as process:
