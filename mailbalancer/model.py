@@ -393,7 +393,8 @@ class Source:
 
     `use`: "balancer" or "client"; clients in `balancer_for` are given our address whatever it says. `probe_failed`:
     what happens to a real server whose answers to clients are known not to come back through us:
-    "fall_back_to_balancer_address" or "take_out_of_service".
+    "fall_back_to_balancer_address", "take_out_of_service", or "keep_in_service" where nothing can be fallen back to.
+    `near`: the real servers' own networks, whose clients they would answer directly; filled in when it is applied.
     """
 
     classes: tuple[SourceClass, ...] = ()
@@ -403,7 +404,9 @@ class Source:
     when_full: str = "spill"  # spill: next address, then the service's queue | queue: the same | refuse: never wait
     use: str = "balancer"
     balancer_for: tuple[IPNetwork, ...] = ()
+    near: tuple[IPNetwork, ...] = ()
     probe_failed: str = "fall_back_to_balancer_address"
+    probe_addresses: tuple[str, ...] = ()  # at most one of each IP version; empty: a documentation network's
 
     def limit_at(self, sessions: int) -> int:
         """How many sessions one address may have at a real server that has `sessions` now; 0: no limit.

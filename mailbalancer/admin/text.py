@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mailbalancer.admin import encryption, words
+from mailbalancer.admin import encryption, network_words, words
 from mailbalancer.admin.words import Facts, Tone, plain
 from mailbalancer.model import Config
 
@@ -231,6 +231,8 @@ def _service_block(service: Facts, *, wide: bool) -> Iterator[RenderableType]:
         yield _indented(_toned(f"warning: {sentence}", Tone.WARNING))
     for sentence, tone in encryption.service_words(service):
         yield _indented(_toned(sentence, tone) if tone else Text(sentence))
+    for sentence, tone in network_words.service_words(service):
+        yield _indented(_toned(sentence, tone) if tone else Text(sentence))
     for source in service.get("sources", ()):
         yield _indented(_source_words(source))
     for pool in service["pools"]:
@@ -291,6 +293,7 @@ def _below(servers: Sequence[Facts], *, wide: bool) -> Iterator[tuple[str, Tone]
         state, tone = words.server_state(server)
         if words.split_state(state, _STATE_COLUMNS[wide])[1]:
             yield f"{plain(server['name'])}: {state}", tone
+        yield from network_words.server_words(server)
         if sentence := encryption.mismatch(server):
             yield f"Extended Protection: {sentence}", Tone.BAD
         if told := encryption.expiry(server):

@@ -73,6 +73,8 @@ def server_state(server: Facts) -> tuple[str, Tone]:
         return _draining(server)
     if server["up"] is False:
         return f"down: {_down_reason(server)}", Tone.BAD
+    if server.get("out_of_service"):
+        return _with_sessions(f"out of service: {plain(server['out_of_service'])}", server), Tone.BAD
     if server["maintenance"]:
         said = plain(server.get("availability_reason") or "it says it is in maintenance")
         return _with_sessions(f"draining: {said}", server), Tone.WARNING

@@ -44,6 +44,10 @@ def refuse_unreachable(report: Report, path: Path, l4: model.L4, pool: model.Poo
                 report.problem(where, f"forward: {l4.forward} cannot change the port: the server answers the client")
             elif not single:
                 report.problem(where, "several ports cannot become one; leave the real server's port out")
+    for key, address in (("snat_address", l4.snat_address), ("masquerade_outbound", l4.masquerade_outbound)):
+        if address and pool.members and (":" in address) not in {m.endpoint.is_ipv6 for m in pool.members}:
+            version = "IPv6" if ":" in address else "IPv4"
+            report.problem((*path, key), f"{address} is {version} and no real server is; remove it")
     families = {member.endpoint.is_ipv6 for member in pool.members}
     for at, port in enumerate(l4.listen):
         if families and (":" in port.address) not in families:
@@ -82,6 +86,12 @@ def _refuse_combinations(report: Report, path: Path, written: schema.L4Service, 
         report.problem(
             (*path, "masquerade_outbound"), f"with forward: {forward} the balancer is not the servers' gateway"
         )
+    if forward is Forward.SNAT and written.source.balancer_for:
+        report.problem(
+            (*path, "source", "balancer_for"), "forward: snat shows the balancer's address for every client; remove it"
+        )
+    if written.persist is not None and "warn_share" in written.persist.model_fields_set:
+        report.problem((*path, "persist", "warn_share"), "the kernel does not count sessions by client; remove it")
     if written.tunnel.model_fields_set and forward is not Forward.TUNNEL:
         report.problem((*path, "tunnel"), "is for forward: tunnel; remove it")
     if "use" in written.source.model_fields_set:

@@ -17,6 +17,7 @@ from mailbalancer.config.report import Report
 
 #: A class of clients with networks as wide as this, or wider, is not a few printers.
 _WIDE = {4: 8, 6: 20}
+_REMOVE = "remove it"
 _EVERYBODY = frozenset((ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")))
 
 
@@ -34,13 +35,46 @@ def build_source(report: Report, path: Path, service: schema.Balanced, members: 
     return model.Source(
         use=written.use,
         balancer_for=tuple(values.network(text) for text in written.balancer_for),
-        probe_failed=written.probe_failed,
+        probe_failed=_probe_failed(report, path, service),
+        probe_addresses=_probe_addresses(report, path, service),
         classes=() if in_kernel else _classes(report, path, service, members),
         per_source_limit=limit.count,
         per_source_percent=limit.percent,
         server_connections=limit.connections,
         when_full=written.when_full,
     )
+
+
+def _probe_failed(report: Report, path: Path, service: schema.Balanced) -> str:
+    """What becomes of a real server that is known not to answer clients."""
+    written, path = service.source.probe_failed, (*path, "probe_failed")
+    past_us = _forward(service) in ("dsr", "tunnel")
+    if written and not past_us and not _answers_through_us(service):
+        report.problem(path, f"real servers see an address of ours, so nothing is probed; {_REMOVE}")
+    elif past_us and written == "fall_back_to_balancer_address":
+        report.problem(path, "with forward: dsr or tunnel there is no such address; write take_out_of_service")
+    elif not past_us and written == "keep_in_service":
+        report.problem(path, "clients would wait in vain; write take_out_of_service, or leave it out")
+    return written or ("keep_in_service" if past_us else "fall_back_to_balancer_address")
+
+
+def _probe_addresses(report: Report, path: Path, service: schema.Balanced) -> tuple[str, ...]:
+    path = (*path, "probe_address")
+    found = tuple(values.address(text) for text in service.source.probe_address)
+    if found and not _answers_through_us(service):
+        report.problem(path, f"is for real servers that see clients' addresses and answer through us; {_REMOVE}")
+    if len({":" in address for address in found}) < len(found):
+        report.problem(path, "names two addresses of one IP version; one is enough")
+    return found
+
+
+def _forward(service: schema.Balanced) -> str:
+    return service.forward if isinstance(service, schema.L4Service) else ""
+
+
+def _answers_through_us(service: schema.Balanced) -> bool:
+    """Whether real servers see clients' addresses, and their answers have to come back through us."""
+    return _forward(service) == "transparent" or service.source.use == "client"
 
 
 def _refuse_shared(report: Report, path: Path, written: schema.Source) -> None:

@@ -399,7 +399,15 @@ class Source(Strict):
     ] = Field(default_factory=PerSourceLimit)
     when_full: Literal["spill", "queue", "refuse"] = "spill"
     balancer_for: Networks = Field(default_factory=list, description="Clients that are always given our address")
-    probe_failed: Literal["fall_back_to_balancer_address", "take_out_of_service"] = "fall_back_to_balancer_address"
+    probe_failed: Literal["fall_back_to_balancer_address", "take_out_of_service", "keep_in_service"] | None = Field(
+        default=None, description="What becomes of a real server that is known not to answer clients"
+    )
+    probe_address: Annotated[
+        list[Address], Field(max_length=2), BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+    ] = Field(
+        default_factory=list,
+        description="Address in no network here from which the way back is tried; by default 192.0.2.1 and 2001:db8::1",
+    )
 
 
 SourceField = Annotated[

@@ -16,7 +16,7 @@ import ipaddress
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mailbalancer.control.events import Events
@@ -51,6 +51,7 @@ class GatewayProbe:
         wanted: members whose answers must come back through us.
         network: the machine's network as it is now.
         told: called when the verdict on a member has changed.
+        named: the addresses that the operator wants a member's service to be probed from.
     """
 
     members: Members
@@ -59,6 +60,7 @@ class GatewayProbe:
     wanted: Callable[[], Iterable[Record]]
     network: Callable[[], Network]
     told: Callable[[MemberKey], None]
+    named: Callable[[MemberKey], Sequence[str]] = lambda key: ()
     standings: dict[MemberKey, Standing] = field(default_factory=dict)
     _running: dict[MemberKey, asyncio.Task[None]] = field(default_factory=dict)
     _due: dict[MemberKey, float] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class GatewayProbe:
         wanted = {record.key: record for record in self.wanted()}
         for key in [key for key in self.standings if key not in wanted]:
             del self.standings[key]
+            self.told(key)
         for key, record in wanted.items():
             if record.state.health.up and now >= self._due.get(key, 0.0) and key not in self._running:
                 self._due[key] = now + max(record.pool.check.interval_s, LEAST_PAUSE_S)
@@ -90,11 +93,12 @@ class GatewayProbe:
         endpoint = Endpoint(record.member.endpoint.host, record.pool.check.port or record.member.endpoint.port)
         timeout_s = record.pool.check.timeout_s
         network = self.network()
-        far = await self._met(endpoint, far_address(network, 6 if endpoint.is_ipv6 else 4), timeout_s, borrowed=True)
+        source = far_address(network, 6 if endpoint.is_ipv6 else 4, self.named(record.key))
+        far = await self._met(endpoint, source, timeout_s, borrowed=True)
         near = None
         if far.met is Met.SILENCE:
-            source = other_arm(network, endpoint.host)
-            near = await self._met(endpoint, source, timeout_s, borrowed=False) if source else None
+            own = other_arm(network, endpoint.host)
+            near = await self._met(endpoint, own, timeout_s, borrowed=False) if own else None
         self._stands(record, judge(endpoint.host, expected_sender(network, endpoint.host), far, near))
 
     def _stands(self, record: Record, way: WayBack) -> None:
@@ -140,8 +144,11 @@ class GatewayProbe:
         return ""
 
 
-def far_address(network: Network, version: int) -> str:
-    """An address that is in no network of this machine."""
+def far_address(network: Network, version: int, named: Sequence[str] = ()) -> str:
+    """The address that was named, else one that is in no network of this machine."""
+    for address in named:
+        if (":" in address) == (version == 6):
+            return address
     return next((a for a in FAR[version] if network.segment_of(ipaddress.ip_address(a)) is None), FAR[version][0])
 
 

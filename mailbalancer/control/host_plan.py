@@ -95,6 +95,7 @@ class _Planner:
                 self._listened_on(service)
         for service in config.services:
             self._own_sources(service)
+            self._probed_from(service)
             if service.l4 is not None and service.l4.forward is Forward.TUNNEL:
                 self._tunnel(service)
             elif service.l4 is not None and service.l4.forward is not Forward.DSR:
@@ -162,6 +163,16 @@ class _Planner:
                     f"service {service.name}: {key} {address} is not an address of this machine, so answers to it "
                     "would not come back",
                     f"name one that it has or that a service listens on, or add it (`ip address add {text} …`)",
+                )
+
+    def _probed_from(self, service: Service) -> None:
+        for text in service.source.probe_addresses:
+            segment = self._network.segment_of(ipaddress.ip_address(text))
+            if segment is not None:
+                raise MailbalancerError(
+                    f"service {service.name}: probe_address {text} is in {segment[1]}, a network of this machine; "
+                    "answers to it come back whatever the real servers' gateway is",
+                    "name an address that only routers lead to",
                 )
 
     # forwarding

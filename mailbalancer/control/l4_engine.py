@@ -27,9 +27,11 @@ from mailbalancer.control.l4_rules import (
     guards,
     is_transparent,
     names,
+    near_places,
     with_neighbours,
 )
 from mailbalancer.control.members import Members, Record
+from mailbalancer.control.own_addresses import OwnAddresses
 from mailbalancer.control.vips import Vips
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.host.commands import Commands, HostError
@@ -46,6 +48,7 @@ from mailbalancer.l4.ruleset import (
 )
 from mailbalancer.l4.shares import Runner, by_sessions, by_weight, staying
 from mailbalancer.l4.tables import Table, script
+from mailbalancer.l4.way_back import Verdict
 from mailbalancer.model import Config, MemberKey, Schedule, Service
 from mailbalancer.network import Network
 
@@ -112,7 +115,9 @@ class L4Engine:
         self._alarms: dict[str, tuple[int, float]] = {}
         self._down: set[MemberKey] = set()
         self.probe = GatewayProbe(members, events, self._nft, self._to_probe, self._look, self._way_back_changed)
+        self.probe.named = self._named
         self.strays = self.probe.is_bad
+        self.own_addresses = OwnAddresses(events)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -164,6 +169,8 @@ class L4Engine:
 
     def take_back(self) -> None:
         """The configuration that was prepared is not going to run."""
+        if self._config is not None:
+            self.own_addresses.follow(self._config)
         if self._ledger is None:
             return
         try:
@@ -177,13 +184,15 @@ class L4Engine:
         Raises:
             HostError: the network cannot be read.
         """
-        if not any(service.source.use == "client" for service in config.services):
-            return config
-        network = read_network(self._commands)
-        return replace(config, services=tuple(with_neighbours(service, network) for service in config.services))
+        done = config
+        if any(is_transparent(service) for service in config.services):
+            network = read_network(self._commands)
+            done = replace(config, services=tuple(with_neighbours(service, network) for service in config.services))
+        self.own_addresses.follow(done)
+        return done
 
     def apply(self, config: Config, now: float) -> None:
-        """The rules of the configuration that was prepared. The members of it are committed.
+        """The rules of the configuration that was prepared, and is complete. The members of it are committed.
 
         Raises:
             MailbalancerError: something could not be done.
@@ -199,6 +208,8 @@ class L4Engine:
         for warning in self._wanted.warnings:
             self._events.warning(warning)
         self._vips.added(self._network, [step for step in self._wanted.steps if step not in self._before], now)
+        for key in self.probe.standings:
+            self._way_back_changed(key)
 
     def stop(self) -> None:
         """Everything as it was before us. A tick that comes later changes nothing any more."""
@@ -257,6 +268,10 @@ class L4Engine:
         }
         return [record for record in self._members if record.key.service in transparent]
 
+    def _named(self, key: MemberKey) -> tuple[str, ...]:
+        service = self._config.service(key.service) if self._config else None
+        return service.source.probe_addresses if service else ()
+
     def _look(self) -> Network:
         """At the network, anew: the probe asks who is who on the segment."""
         with contextlib.suppress(HostError):
@@ -266,11 +281,12 @@ class L4Engine:
     def _way_back_changed(self, key: MemberKey) -> None:
         """Workers read from the board whether this server is shown our address; our own rules follow at once."""
         service = self._config.service(key.service) if self._config else None
-        if service is None:
+        if service is None or key not in self._members:
             return
-        bad = self.probe.is_bad(key)
+        standing = self.probe.standings.get(key)
+        bad = standing is not None and standing.way.verdict is Verdict.BAD
         out = service.source.probe_failed == "take_out_of_service"
-        self._members.bar(key, bad and out)
+        self._members.bar(key, standing.way.reason if standing and bad and out else "", time.monotonic())
         self._members.show_own_address(key, bad and not out)
         self._renewed_at = -RENEW_S
 
@@ -282,6 +298,15 @@ class L4Engine:
         ago_s = round(time.monotonic() - standing.at, 1)
         return {"verdict": str(standing.way.verdict), "reason": standing.way.reason, "ago_s": ago_s}
 
+    def own_address(self, service: Service) -> dict[str, Any]:
+        """Who was given our address in a service that shows clients' own, for `status`; in layer 7 without the sum."""
+        sessions = 0
+        if service.l4 is not None:
+            counters = [f"near_{self._numbers.get(place)}" for place in near_places(service)]
+            counters.append(f"own_{self._numbers.get(service.name)}")
+            sessions = sum(self._count.counter(name).packets for name in counters)
+        return {"sessions": sessions, "networks": self.own_addresses.listed(service.name)}
+
     def traffic(self, key: MemberKey) -> Mapping[str, int]:
         """What the kernel has counted for this member, in the words of `status`; nothing where it does not forward."""
         number = self._numbers.get(str(key))
@@ -290,10 +315,6 @@ class L4Engine:
         new, inward, outward = (self._count.counter(f"{word}_{number}") for word in ("new", "in", "out"))
         sessions = self._count.flows.get(number, 0)
         return {"sessions": sessions, "total": new.packets, "bytes_in": inward.bytes, "bytes_out": outward.bytes}
-
-    def same_subnet(self, service: str) -> int:
-        """New flows of a transparent service that were given our address."""
-        return self._count.counter(f"same_{self._numbers[service]}").packets
 
     def _watch(self, now: float) -> None:
         """Whether all our tables are still there.
@@ -324,11 +345,11 @@ class L4Engine:
 
     def _availabilities(self) -> list[int]:
         """Who may be given what. A change of it does not wait."""
-        return [record.state.availability for record in self._members if record.pool.service in self._forwarded]
+        return [record.availability for record in self._members if record.pool.service in self._forwarded]
 
     def _shares(self, now: float) -> Callable[[Service, list[Record]], list[int]]:
         def shares(service: Service, records: list[Record]) -> list[int]:
-            ready = [record for record in records if record.state.availability == READY]
+            ready = [record for record in records if record.availability == READY]
             if service.pool.schedule is Schedule.PRIORITY and ready:
                 first = min(record.member.priority for record in ready)
                 ready = [record for record in ready if record.member.priority == first]
@@ -348,8 +369,13 @@ class L4Engine:
         sessions = self._count.flows.get(self._numbers[str(record.key)], 0)
         weighted = record.pool.schedule not in (Schedule.ROUND_ROBIN, Schedule.LEAST_CONNECTIONS)
         weight = (record.member.weight if weighted else 1.0) * record.state.weight_factor
-        full = 0 < record.member.max_sessions <= sessions
+        full = 0 < record.member.max_sessions <= sessions or record.key.real_server in self._full_machines()
         return Runner(weight, sessions, record.ramped(now), full)
+
+    def _full_machines(self) -> set[str]:
+        """Real servers with as many sessions as they may have over all services, of the kernel's and of ours."""
+        limits = {server.name: server.max_sessions for server in self._config.real_servers} if self._config else {}
+        return {name for name, limit in limits.items() if limit and self._members.sessions_at(name) >= limit}
 
     def _forget_dead(self, config: Config) -> None:
         """UDP has no end: a client that keeps its port would stay with a dead server for ever."""
@@ -377,10 +403,24 @@ class L4Engine:
             self._alarm(count, now)
         for service in services:
             count.rates[self._numbers[service.name]] = self._rate(service, before, count)
-        exact = any(s.pool.schedule in _BY_SESSIONS or any(m.max_sessions for m in s.pool.members) for s in services)
+        exact = any(server.max_sessions for server in self._config.real_servers) or any(
+            s.pool.schedule in _BY_SESSIONS or any(m.max_sessions for m in s.pool.members) for s in services
+        )
         took = time.monotonic() - began
         count.next_at = now + max(COUNT_S if exact else LOOK_S, COUNT_SHARE * took)
         self._count = count
+        for service in services:
+            for member in service.pool.members:
+                key = service.pool.key(member)
+                self._members.forwards(key, count.flows.get(self._numbers[str(key)], 0))
+            self._tell_near(service)
+
+    def _tell_near(self, service: Service) -> None:
+        """Clients that have met a rule for their network since it was there."""
+        for place, network in near_places(service).items():
+            packets = self._count.counter(f"near_{self._numbers[place]}").packets
+            if packets:
+                self.own_addresses.take(service.name, str(network), packets)
 
     def _rate(self, service: Service, before: _Count, after: _Count) -> float:
         numbers = [self._numbers[str(service.pool.key(member))] for member in service.pool.members]

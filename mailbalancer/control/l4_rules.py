@@ -20,6 +20,7 @@ from mailbalancer.l4.render import tables
 from mailbalancer.l4.ruleset import (
     ForwardedService,
     Guard,
+    Near,
     Outbound,
     Persistence,
     PortRange,
@@ -77,7 +78,9 @@ class RulesetBuilder:
 
     def _probes(self) -> Iterator[IPAddress]:
         """Where answers to the gateway probe go."""
-        yield from (ipaddress.ip_address(address) for addresses in FAR.values() for address in addresses)
+        named = (address for service in self._config.services for address in service.source.probe_addresses)
+        default = (address for addresses in FAR.values() for address in addresses)
+        yield from map(ipaddress.ip_address, dict.fromkeys((*named, *default)))
         for _, own in self._network.addresses():
             if not own.ip.is_loopback and not own.ip.is_link_local:
                 yield own.ip
@@ -97,7 +100,7 @@ class RulesetBuilder:
             allow=service.allow,
             deny=service.deny,
             snat_address=ipaddress.ip_address(l4.snat_address) if l4.snat_address else None,
-            own_address_for=self._near(service) if l4.forward is Forward.TRANSPARENT else (),
+            near=self._near(service),
             devices=tuple(guard.device for guard in guards(self._network)) if past_us else (),
         )
 
@@ -121,14 +124,9 @@ class RulesetBuilder:
         """A server takes part in its own family only: there is no translation between them."""
         given: dict[MemberKey, int] = {}
         for ipv6 in (False, True):
-            part = [
-                r for r in records if r.member.endpoint.is_ipv6 == ipv6 and not self._out_of_service(service, r.key)
-            ]
+            part = [record for record in records if record.member.endpoint.is_ipv6 == ipv6]
             given |= {record.key: share for record, share in zip(part, self._shares(service, part), strict=True)}
-        return {record.key: given.get(record.key, 0) for record in records}
-
-    def _out_of_service(self, service: Service, key: MemberKey) -> bool:
-        return service.source.probe_failed == "take_out_of_service" and self._strays(key)
+        return given
 
     def _server(self, service: Service, key: MemberKey, share: int, record: Record | None) -> Server:
         assert service.l4 is not None
@@ -141,8 +139,7 @@ class RulesetBuilder:
             address=address,
             port=member.endpoint.port if own_port else 0,
             share=min(share, 1000),
-            returning=record is None
-            or (record.state.availability != CLOSED and not self._out_of_service(service, key)),
+            returning=record is None or record.availability != CLOSED,
             down=record is not None and record.state.health.up is False,
             own_address=service.l4.forward is Forward.TRANSPARENT and self._strays(key),
             device=self._device(service, address),
@@ -163,10 +160,9 @@ class RulesetBuilder:
             )
         return segment[0].name
 
-    def _near(self, service: Service) -> tuple[IPNetwork, ...]:
+    def _near(self, service: Service) -> tuple[Near, ...]:
         """Clients that a server answers directly, past us: those in its own network, and those that are listed."""
-        segments = (self._network.segment_of(ipaddress.ip_address(m.endpoint.host)) for m in service.pool.members)
-        return tuple(dict.fromkeys((*(found[1] for found in segments if found), *service.source.balancer_for)))
+        return tuple(Near(self._numbers[place], network) for place, network in near_places(service).items())
 
     def _outbound(self, service: Service) -> Iterable[Outbound]:
         assert service.l4 is not None
@@ -182,9 +178,10 @@ class RulesetBuilder:
 
 def examined_script(config: Config, network: Network) -> str:
     """The rules of a configuration as if every real server were ready, for nft to look at and for people to read."""
+    services = tuple(with_neighbours(s, network) for s in config.services if not _waits_for_device(s, network))
+    examined = replace(config, services=services)
     numbers = Numbers()
-    numbers.follow(names(config))
-    examined = replace(config, services=tuple(s for s in config.services if not _waits_for_device(s, network)))
+    numbers.follow(names(examined))
     builder = RulesetBuilder(examined, network, numbers, lambda service, records: [], lambda key: False)
     return script(tables(builder.ruleset()), None)
 
@@ -205,12 +202,11 @@ def is_transparent(service: Service) -> bool:
 
 def with_neighbours(service: Service, network: Network) -> Service:
     """Clients in a real server's own network are answered past us."""
-    if service.source.use != "client":
+    if not is_transparent(service):
         return service
     servers = (ipaddress.ip_address(m.endpoint.host) for pool in service.pools() for m in pool.members)
-    near = tuple(found[1] for server in servers if (found := network.segment_of(server)))
-    together = tuple(dict.fromkeys((*service.source.balancer_for, *near)))
-    return replace(service, source=replace(service.source, balancer_for=together))
+    near = tuple(dict.fromkeys(found[1] for server in servers if (found := network.segment_of(server))))
+    return replace(service, source=replace(service.source, near=near))
 
 
 def _waits_for_device(service: Service, network: Network) -> bool:
@@ -219,15 +215,24 @@ def _waits_for_device(service: Service, network: Network) -> bool:
     return tunnel and not any(network.interface(name) for name in TUNNEL_DEVICES.values())
 
 
+def near_places(service: Service) -> dict[str, IPNetwork]:
+    """Networks whose clients are given our address, by the name under which each is counted."""
+    if service.l4 is None or service.l4.forward is not Forward.TRANSPARENT:
+        return {}
+    networks = dict.fromkeys((*service.source.near, *service.source.balancer_for))
+    return {f"near {service.name} {network}": network for network in networks}
+
+
 def names(config: Config) -> list[str]:
     """Everything that has a number in the kernel."""
-    names: list[str] = []
+    found: list[str] = []
     for service in config.services:
         if service.l4 is None:
             continue
-        names.append(service.name)
-        names += [str(service.pool.key(member)) for member in service.pool.members]
-        names += [f"machine {member.real_server}" for member in service.pool.members]
+        found.append(service.name)
+        found += [str(service.pool.key(member)) for member in service.pool.members]
+        found += near_places(service)
+        found += [f"machine {member.real_server}" for member in service.pool.members]
         if service.pool.persist is not None:
-            names.append(f"group {service.pool.persist.group}")
-    return names
+            found.append(f"group {service.pool.persist.group}")
+    return found

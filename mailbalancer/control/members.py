@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from mailbalancer.balance.candidate import CLOSED, READY
 from mailbalancer.balance.health import Result, Verdict
 from mailbalancer.balance.member import (
     AvailabilityChanged,
@@ -46,6 +47,7 @@ class Record:
     flip_at: float = 0.0  # wall clock: people read it
     connects: tuple[int, int] = (0, 0)  # succeeded and failed, as last seen on the board
     failure: str = ""  # why a server that was connected to would not serve, as sessions said since the last look
+    barred: str = ""  # why nobody is sent there, however healthy it is; empty: it is not barred
 
     @property
     def place(self) -> str:
@@ -54,6 +56,11 @@ class Record:
     @property
     def is_checked(self) -> bool:
         return self.pool.check.type != "none"
+
+    @property
+    def availability(self) -> int:
+        """What it may be given."""
+        return CLOSED if self.barred else self.state.availability
 
     def ramped(self, now: float) -> float:
         """How far its ramp has come, 0.0 to 1.0."""
@@ -87,11 +94,13 @@ class Members:
         self._drains = dict(drains or {})
         self._records: dict[MemberKey, Record] = {}
         self._prepared: dict[MemberKey, Record] = {}
-        self._barred: set[MemberKey] = set()
         self._runs = False
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records.values())
+
+    def __contains__(self, key: MemberKey) -> bool:
+        return key in self._records
 
     def __getitem__(self, key: MemberKey) -> Record:
         return self._records[key]
@@ -122,7 +131,6 @@ class Members:
                     records[key] = self._records[key]
                     self._follow(records[key], member, pool, now)
         self._records, self._prepared = records, {}
-        self._barred &= records.keys()
         self._saved.clear()
         self._drains.clear()
         self._runs = True
@@ -185,16 +193,32 @@ class Members:
             record.commanded = wanted if wanted is not record.member.state else None
             self._happened(record, record.state.set_admin(wanted, now, record.pool.drain_s))
 
-    def bar(self, key: MemberKey, barred: bool) -> None:
-        """While barred nobody is sent there, however healthy it is: its answers would not reach clients."""
-        if barred != (key in self._barred):
-            (self._barred.add if barred else self._barred.discard)(key)
-            self._write(self._records[key])
+    def bar(self, key: MemberKey, reason: str, now: float) -> None:
+        """Nobody is sent there, for this reason, until it is empty: what it answers would not reach clients."""
+        record = self._records[key]
+        if bool(reason) == bool(record.barred):
+            record.barred = reason
+            return
+        record.barred = reason
+        if not reason and record.state.availability == READY:
+            record.state.ramp_at = now  # it comes back to where others have sessions
+        self._write(record)
+        self._say(record, f"is out of service: {reason}" if reason else "is in service again", grave=bool(reason))
 
     def show_own_address(self, key: MemberKey, own: bool) -> None:
         """Whether sessions reach this member with our address, although the service would use the client's."""
         slot = self._records[key].slot
         self._board.ints[self._board.slot(slot, Slot.OWN_ADDRESS)] = own
+
+    def forwards(self, key: MemberKey, flows: int) -> None:
+        """The kernel forwards so many flows to this member now; they count for its real server's own limit."""
+        self._board.ints[self._board.slot(self._records[key].slot, Slot.FORWARDED)] = flows
+
+    def sessions_at(self, real_server: str) -> int:
+        """Of this machine over all services: sessions that end here, and flows that the kernel forwards."""
+        slots = [record.slot for record in self._records.values() if record.key.real_server == real_server]
+        forwarded = (self._board.ints[self._board.slot(slot, Slot.FORWARDED)] for slot in slots)
+        return sum(self._board.total(slot, Count.SESSIONS) for slot in slots) + sum(forwarded)
 
     # what is saved
 
@@ -215,12 +239,12 @@ class Members:
         return [
             key
             for key, record in self._records.items()
-            if record.state.availability != Availability.READY or record.ramped(now) < 1.0
+            if record.availability != Availability.READY or record.ramped(now) < 1.0
         ]
 
     def ready_of(self, pool: Pool) -> tuple[int, int]:
         """How many members of this pool are ready, and how many there are."""
-        states = [self._records[pool.key(member)].state.availability for member in pool.members]
+        states = [self._records[pool.key(member)].availability for member in pool.members]
         return sum(1 for availability in states if availability == Availability.READY), len(states)
 
     # one member
@@ -236,7 +260,7 @@ class Members:
     def _joins_a_working_service(self, pool: Pool) -> bool:
         """Beside servers that hold sessions already, least connections would give the newcomer every new one."""
         return any(
-            record.state.availability == Availability.READY
+            record.availability == Availability.READY
             for record in self._records.values()
             if record.key.service == pool.service and record.key.route == pool.route
         )
@@ -298,8 +322,7 @@ class Members:
         board.floats[board.slot(slot, Slot.WEIGHT)] = record.member.weight * state.weight_factor
         board.floats[board.slot(slot, Slot.RAMP_S)] = record.pool.ramp_s
         board.floats[board.slot(slot, Slot.RAMP_AT)] = state.ramp_at if record.pool.ramp_s > 0 else 0.0
-        barred = record.key in self._barred
-        board.ints[board.slot(slot, Slot.AVAILABILITY)] = Availability.CLOSED if barred else state.availability
+        board.ints[board.slot(slot, Slot.AVAILABILITY)] = record.availability
 
     def _connects(self, slot: int) -> tuple[int, int]:
         return self._board.total(slot, Count.CONNECT_OK), self._board.total(slot, Count.CONNECT_FAILED)

@@ -81,6 +81,7 @@ class Status:
         self.way_back: Callable[[MemberKey], Mapping[str, Any] | None] = lambda key: None
         self.kernel: Callable[[MemberKey], Mapping[str, int]] = lambda key: {}
         self.maintenance: Callable[[float], dict[str, Any]] = lambda wall: {"active": [], "windows": []}
+        self.own_address: Callable[[Service], dict[str, Any]] = lambda service: {"sessions": 0, "networks": []}
         self._started = time.monotonic()
 
     def report(self, running: Target, warnings: list[str]) -> dict[str, Any]:
@@ -155,6 +156,7 @@ class Status:
             "bytes_in": sum(server["bytes_in"] for server in behind),
             "bytes_out": sum(server["bytes_out"] for server in behind),
             "imbalance": self._imbalances.worst(service.name),
+            "own_address": self._own_address(service),
             "client_tls": service.client_tls and {"certificates": list(service.client_tls.certificates)},
             "server_tls": service.server_tls and {"verify": service.server_tls.verify.kind},
             **self._http(service, slot),
@@ -163,6 +165,13 @@ class Status:
             "capabilities": self.offers(service.name),
             "pools": pools,
         }
+
+    def _own_address(self, service: Service) -> dict[str, Any]:
+        """Sessions that real servers saw with our address although the service shows clients' own, and whose."""
+        given = self.own_address(service)
+        members = (self._members[pool.key(member)] for pool in service.pools() for member in pool.members)
+        given["sessions"] += sum(self._board.total(record.slot, Count.OWN_ADDRESS) for record in members)
+        return given
 
     def _http(self, service: Service, slot: int) -> dict[str, Any]:
         """Counters and routes without real servers, of an `http` service only."""
@@ -234,8 +243,9 @@ class Status:
             "endpoint": str(member.endpoint),
             "up": state.health.up if record.is_checked else None,
             "admin": str(state.admin),
-            "availability": _AVAILABILITY[state.availability],
-            "availability_reason": state.why,
+            "availability": _AVAILABILITY[record.availability],
+            "availability_reason": record.barred or state.why,
+            "out_of_service": record.barred,
             "ramp_percent": int(100 * record.ramped(now)),
             "weight": member.weight * state.weight_factor,
             "configured_weight": member.weight,

@@ -51,7 +51,18 @@ from mailbalancer.host.commands import RealCommands
 from mailbalancer.host.limits import raise_open_files
 from mailbalancer.host.privileges import DEFAULT_USER, become, own_directories, service_user
 from mailbalancer.ipc.board import Board, Count
-from mailbalancer.ipc.messages import Bind, Bound, DropSessions, Imbalance, Offered, Remark, SessionList, Stop, Up
+from mailbalancer.ipc.messages import (
+    Bind,
+    Bound,
+    DropSessions,
+    Imbalance,
+    Offered,
+    OwnAddress,
+    Remark,
+    SessionList,
+    Stop,
+    Up,
+)
 from mailbalancer.l4.paths import Path as Way
 from mailbalancer.log import Log, one_line
 from mailbalancer.model import Config, MemberKey
@@ -190,6 +201,7 @@ class Supervisor:
         self._status.offers = self._offers.common
         self._status.maintenance = self._maintenance.facts
         self._status.kernel, self._status.way_back = self._l4.traffic, self._l4.way_back
+        self._status.own_address = self._l4.own_address
         self._commands = Commands(
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save,
             self._maintenance,
@@ -208,8 +220,9 @@ class Supervisor:
         self._bindings.follow(config)
         self._bindings.restore(self._saved.bindings, time.monotonic())
         self._workers.start()
-        await self._rollout.apply(self._l4.completed(config))
-        self._l4.apply(config, time.monotonic())
+        complete = self._l4.completed(config)
+        await self._rollout.apply(complete)
+        self._l4.apply(complete, time.monotonic())
         await self._applied(config)
         self._tick()
         self._watch_certificates()
@@ -297,9 +310,10 @@ class Supervisor:
         """To this configuration, in the workers and on the machine, or back to what ran before."""
         self._l4.prepare(config)
         try:
-            await self._rollout.apply(self._l4.completed(config))
+            complete = self._l4.completed(config)
+            await self._rollout.apply(complete)
             try:
-                self._l4.apply(config, time.monotonic())
+                self._l4.apply(complete, time.monotonic())
             except MailbalancerError:
                 await self._rollout.apply(self._l4.completed(before))
                 raise
@@ -401,6 +415,8 @@ class Supervisor:
                     self._members.remarked(key, message.kind, one_line(message.reason[:300]), time.monotonic())
                 case Offered():
                     self._offers.heard(message)
+                case OwnAddress():
+                    self._l4.own_addresses.take(message.service, message.network)
                 case SessionList():
                     self._commands.listed(worker, message)
         except ValueError as error:

@@ -47,7 +47,7 @@ class Slot(IntEnum):
     RAMP_AT = 2  # float: monotonic instant at which the ramp began; 0.0: not ramping
     RAMP_S = 3  # float: length of the ramp
     OWN_ADDRESS = 4  # int: 1 while its answers to clients do not come back through us, so that it is shown our address
-    SPARE_5 = 5
+    FORWARDED = 5  # int: flows of a layer 4 service that the kernel forwards to it now
     SPARE_6 = 6
     SPARE_7 = 7
 

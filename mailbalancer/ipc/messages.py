@@ -196,6 +196,18 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnAddress:
+    """In this worker the first client of a network was given our address, although the service uses clients' own.
+
+    Attributes:
+        network: as in `Source`; or `IPv4`, `IPv6`: clients of that version at a server without an address of it.
+    """
+
+    service: str
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionList:
     """Answer to `ListSessions`: one dict per session, `more` when the limit cut it."""
 
@@ -211,10 +223,10 @@ class Stopped:
     left: int
 
 
-Up = Configured | Bound | Imbalance | Remark | Offered | SessionList | Stopped
+Up = Configured | Bound | Imbalance | Remark | Offered | OwnAddress | SessionList | Stopped
 
 _UP: dict[str, type[Any]] = {
-    t.__name__: t for t in (Configured, Bound, Imbalance, Remark, Offered, SessionList, Stopped)
+    t.__name__: t for t in (Configured, Bound, Imbalance, Remark, Offered, OwnAddress, SessionList, Stopped)
 }
 
 

@@ -75,7 +75,8 @@ def _inet(ruleset: Ruleset) -> Table:
         memory |= {f"answers_{version}": ("set", _ANSWERS[version]) for version in _FAMILIES}
     members = _members(services)
     counters = [f"{word}_{server.number}" for server in members for word in ("new", "in", "out")]
-    counters += [f"same_{service.number}" for service in services if service.forward is Forward.TRANSPARENT]
+    counters += [f"own_{service.number}" for service in services if service.forward is Forward.TRANSPARENT]
+    counters += [f"near_{near.number}" for service in services for near in service.near]
     fixed = {
         f"count_{word}": ("{ type mark : counter; }", tuple(f'0x{s.mark:08x} : "{word}_{s.number}"' for s in members))
         for word in ("in", "out")
@@ -212,11 +213,13 @@ def _translated(service: ForwardedService, family: int) -> list[str]:
         if not servers:
             return []
         return [f"{_marked(servers, family)} {f'snat {_ip(family)} to {address}' if named else 'masquerade'}"]
-    always, near = [server for server in servers if server.own_address], _networks(service.own_address_for, family)
-    counted = f"counter name same_{service.number} masquerade"
-    rules = [f"{_marked(always, family)} {counted}"] if always else []
-    if near and servers:
-        rules.append(f"{_marked(servers, family)} {_ip(family)} saddr {near} {counted}")
+    always = [server for server in servers if server.own_address]
+    rules = [f"{_marked(always, family)} counter name own_{service.number} masquerade"] if always else []
+    narrowest = sorted(service.near, key=lambda near: -near.network.prefixlen)
+    for near in narrowest if servers else ():
+        if near.network.version == family:
+            clients = f"{_marked(servers, family)} {_ip(family)} saddr {near.network}"
+            rules.append(f"{clients} counter name near_{near.number} masquerade")
     return rules
 
 

@@ -119,12 +119,24 @@ class Persistence:
 
 
 @dataclass(frozen=True, slots=True)
+class Near:
+    """A network of clients that servers would answer directly, past us; they are counted under this number."""
+
+    number: int
+    network: IPNetwork
+
+    def __post_init__(self) -> None:
+        _require_number("number of a network", self.number, 1, HIGHEST_NUMBER)
+        _require_network(self.network)
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardedService:
     """One service that the kernel forwards.
 
     Attributes:
         snat_address: forward snat: the address that servers see; None: that of the interface.
-        own_address_for: forward transparent: clients given our address: the answer would not come back.
+        near: forward transparent: clients given our address: the answer would not come back.
         devices: dsr and tunnel: where clients' frames come in.
         idle_s: dsr and tunnel: a flow is forgotten after so long without a packet from its client.
         max_flows: dsr and tunnel: flows remembered at once.
@@ -140,7 +152,7 @@ class ForwardedService:
     allow: tuple[IPNetwork, ...] = ()
     deny: tuple[IPNetwork, ...] = ()
     snat_address: IPAddress | None = None
-    own_address_for: tuple[IPNetwork, ...] = ()
+    near: tuple[Near, ...] = ()
     devices: tuple[str, ...] = ()
     idle_s: int = 3600
     max_flows: int = 262_144
@@ -149,7 +161,7 @@ class ForwardedService:
         _require_number("service number", self.number, 1, HIGHEST_NUMBER)
         _require_number("idle time", self.idle_s, 1, LONGEST_TIMEOUT_S)
         _require_number("flows", self.max_flows, 1, 100_000_000)
-        for network in (*self.allow, *self.deny, *self.own_address_for):
+        for network in (*self.allow, *self.deny):
             _require_network(network)
         for device in self.devices:
             _require_interface(device)

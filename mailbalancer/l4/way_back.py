@@ -22,6 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+_ANOTHER = "try another `probe_address` under `source`"
+
 
 class Verdict(StrEnum):
     """What is known."""
@@ -72,7 +74,8 @@ def judge(server: str, expected: str, far: Probe, near: Probe | None) -> WayBack
             return WayBack(Verdict.UNKNOWN, f"the probe from {far.source} could not be sent: {far.error}")
         case Met.REFUSED:
             return WayBack(
-                Verdict.UNKNOWN, f"{server} refuses connections from {far.source}; name another probe address"
+                Verdict.UNKNOWN,
+                f"{server} refuses connections from {far.source}; {_ANOTHER}",
             )
         case Met.ANSWERED:
             return _answered(server, expected, far)
@@ -103,7 +106,7 @@ def _silent(server: str, expected: str, far: Probe, near: Probe | None) -> WayBa
         return WayBack(
             Verdict.UNKNOWN,
             f"{server} answers {near.source} straight through us, and {far.source} not at all: that address is "
-            "filtered, or only the network of the former is routed through us",
+            f"filtered, or only the network of the former is routed through us; {_ANOTHER}",
         )
     by = f" ({near.through})" if near.through else ""
     return WayBack(Verdict.BAD, f"the gateway of {server} is another machine{by}; {remedy}")

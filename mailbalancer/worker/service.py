@@ -142,7 +142,7 @@ class Service:
         self._proxies = AddressLists(config.proxy_protocol.accept_from, ())
         self._lists = AddressLists(config.allow, config.deny)
         self._restricted = bool(config.allow or config.deny)
-        self.source = SourceAddress(engine, config.name, config.source)
+        self.source = SourceAddress(engine, config.name, config.source, self._tell)
         has_classes = bool(config.source.classes)
         self.classes = SourceClasses(engine, config.name, config.source, self.source_slots) if has_classes else None
         self._queue.resize(config.queue.size, config.queue.timeout_s)

@@ -3,16 +3,19 @@
 Decides: who is given the balancer's address all the same. Clients in the servers' own network are: their servers would
 answer them directly, past us, and the connection would never come about. So is everybody at a server whose answers are
 known not to come back through us (the gateway probe finds out).
-Refuses to know: how that was found out, and how the answer finds its way back (`host`, in the supervisor).
+Refuses to know: how that was found out, how the answer finds its way back (`host`, in the supervisor), and the words
+for it: the supervisor is told of each network of clients once.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable
 
 from mailbalancer.balance.admit import AddressLists
 from mailbalancer.ipc.board import Count, Slot
+from mailbalancer.ipc.messages import OwnAddress
 from mailbalancer.model import Source
 from mailbalancer.worker.engine import Engine
 
@@ -20,22 +23,22 @@ from mailbalancer.worker.engine import Engine
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
 _IP_BIND_ADDRESS_NO_PORT = 24
-#: What a client that is given our address loses.
-_LOSS = "real servers that grant rights by address (relay) do not see its own"
 
 
 class SourceAddress:
     """Of one service in one worker.
 
     Args:
-        source: with the servers' own networks among `balancer_for`.
+        source: with the servers' own networks in it.
+        tell: the supervisor.
     """
 
-    def __init__(self, engine: Engine, service: str, source: Source) -> None:
+    def __init__(self, engine: Engine, service: str, source: Source, tell: Callable[[OwnAddress], None]) -> None:
         self._engine = engine
         self._service = service
-        self._networks = source.balancer_for
-        self._near = AddressLists((), source.balancer_for)
+        self._tell = tell
+        self._networks = (*source.near, *source.balancer_for)
+        self._near = AddressLists((), self._networks)
         self._told: set[str] = set()
         self.borrows = source.use == "client"
 
@@ -57,17 +60,15 @@ class SourceAddress:
 
     def _keeps_ours(self, slot: int, address: str, family: socket.AddressFamily) -> bool:
         if (":" in address) != (family == socket.AF_INET6):
-            self._tell("of the other IP version", f"{address}: the real server has no address of its IP version")
+            self._given("IPv6" if ":" in address else "IPv4")
             return True
         if not self._near.admits(address):
-            network = next(str(n) for n in self._networks if ipaddress.ip_address(address) in n)
-            self._tell(network, f"{network}: real servers would answer it directly")
+            self._given(next(str(n) for n in self._networks if ipaddress.ip_address(address) in n))
             return True
         return bool(self._engine.ints[self._engine.board.slot(slot, Slot.OWN_ADDRESS)])
 
-    def _tell(self, key: str, reason: str) -> None:
-        """Once for each network of clients."""
-        if key not in self._told:
-            self._told.add(key)
-            text = f"clients are given the balancer's address ({reason}); {_LOSS}"
-            self._engine.log.info(text, service=self._service)
+    def _given(self, network: str) -> None:
+        """Told once for each network of clients."""
+        if network not in self._told:
+            self._told.add(network)
+            self._tell(OwnAddress(self._service, network))

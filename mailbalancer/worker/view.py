@@ -17,6 +17,7 @@ class BoardView:
         self._floats = board.floats
         self._availability = board.slot(0, Slot.AVAILABILITY)
         self._weight = board.slot(0, Slot.WEIGHT)
+        self._forwarded = board.slot(0, Slot.FORWARDED)
         self._ramp_at = board.slot(0, Slot.RAMP_AT)
         self._ramp_s = board.slot(0, Slot.RAMP_S)
         self._sessions = [board.count(w, 0, Count.SESSIONS) for w in range(board.workers)]
@@ -47,14 +48,18 @@ class BoardView:
 
     def room(self, slot: int) -> bool:
         limit = self._limits.get(slot)
-        return limit is None or sum(self.sessions(s) for s in limit[1]) < limit[0]
+        return limit is None or self._together(limit[1]) < limit[0]
 
     def exceeded(self, slot: int, max_sessions: int) -> bool:
         """Whether there are more sessions than a limit allows: that of the pool, or that of the real server."""
         if max_sessions and self.sessions(slot) > max_sessions:
             return True
         limit = self._limits.get(slot)
-        return limit is not None and sum(self.sessions(s) for s in limit[1]) > limit[0]
+        return limit is not None and self._together(limit[1]) > limit[0]
+
+    def _together(self, slots: tuple[int, ...]) -> int:
+        """Sessions of one real server over all services, those that the kernel forwards too."""
+        return sum(self.sessions(slot) + self._ints[self._forwarded + slot * SLOT] for slot in slots)
 
     def ramp(self, slot: int) -> tuple[float, float]:
         floats, offset = self._floats, slot * SLOT

@@ -67,6 +67,8 @@ def test_span(seconds: float, said: str) -> None:
         ({}, "up", Tone.GOOD),
         ({"up": None}, "not checked", Tone.QUIET),
         ({"up": False, "last_flip": REFUSED}, "down: connection refused", Tone.BAD),
+        ({"out_of_service": "no way back"}, "out of service: no way back", Tone.BAD),
+        ({"out_of_service": "no way back", "up": False, "last_flip": REFUSED}, "down: connection refused", Tone.BAD),
         ({"up": False, "last_flip": None, "check": FAILING}, "down: no banner", Tone.BAD),
         ({"up": False, "last_flip": REFUSED | {"up": True, "reason": "answers"}}, "down: no reason known", Tone.BAD),
         ({"admin": "disabled"}, "disabled", Tone.QUIET),

@@ -19,6 +19,7 @@ from mailbalancer.ipc.messages import (
     Imbalance,
     Listening,
     ListSessions,
+    OwnAddress,
     SessionList,
     Stop,
     Stopped,
@@ -48,6 +49,7 @@ UP: list[Up] = [
     Configured(3, "no"),
     Bound("cas", "10.0.0.1", "ex1", 12.5),
     Imbalance("s", "10.0.0.1", 5, 9),
+    OwnAddress("s", "10.0.2.0/24"),
     SessionList(1, [{"service": "s", "age_s": 0.5}], 2),
     Stopped(0),
 ]

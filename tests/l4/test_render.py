@@ -14,6 +14,7 @@ from mailbalancer.l4.render import tables
 from mailbalancer.l4.ruleset import (
     ForwardedService,
     Guard,
+    Near,
     Outbound,
     Persistence,
     PortRange,
@@ -156,8 +157,8 @@ def test_a_family_that_nobody_is_allowed_from_is_closed() -> None:
             "meta nfproto ipv4 ct mark { 0x6d620001 } snat ip to 10.0.2.1",
         ),
         (
-            {"own_address_for": (ip_network("10.0.2.0/24"),)},
-            "meta nfproto ipv4 ct mark { 0x6d620001 } ip saddr { 10.0.2.0/24 } counter name same_7 masquerade",
+            {"near": (Near(9, ip_network("10.0.2.0/24")),)},
+            "meta nfproto ipv4 ct mark { 0x6d620001 } ip saddr 10.0.2.0/24 counter name near_9 masquerade",
         ),
     ],
 )
@@ -168,7 +169,7 @@ def test_whose_address_the_server_sees(more: dict[str, Any], rule: str) -> None:
 def test_a_server_whose_answers_do_not_come_back_sees_ours() -> None:
     stray = Server(1, 11, ip_address("10.0.2.11"), own_address=True)
     assert rules(table(service(stray, S2)), "source_nat") == [
-        "meta nfproto ipv4 ct mark { 0x6d620001 } counter name same_7 masquerade"
+        "meta nfproto ipv4 ct mark { 0x6d620001 } counter name own_7 masquerade"
     ]
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.farm import PORT, SERVERS, VIP, Farm, Segment, Talk
+from tests.support.farm import PORT, SERVERS, SERVERS6, VIP, VIP6, Farm, Segment, Talk
 from tests.support.netns import World
-from tests.support.program import Balancer
+from tests.support.program import Balancer, run_cli
 from tests.support.waiting import eventually
 
 FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1}
@@ -63,6 +63,15 @@ def test_a_server_without_gateway_is_taken_out(farm: Farm, mode: str) -> None:
         assert judged(balancer, "s1")["verdict"] == "good"
         assert judged(balancer, "s2")["verdict"] == "bad"
         eventually(lambda: _only_s1(farm, address(mode)), 10.0, "only s1 is used")
+        out = balancer.real_server("mail", "s2")
+        assert (out["up"], out["availability"]) == (True, "closed")
+        assert "does not come back through us" in out["out_of_service"]
+        shown = run_cli("status", "-c", str(balancer.config_file)).stdout
+        assert "out of service" in shown
+        assert "set its gateway to the balancer's address" in " ".join(shown.split())
+        farm.servers["s2"].route("default", "10.0.2.1")
+        eventually(lambda: balancer.real_server("mail", "s2")["availability"] == "ready", 15.0, "s2 is back")
+        assert balancer.real_server("mail", "s2")["out_of_service"] == ""
 
 
 def test_another_machine_is_the_gateway(farm: Farm) -> None:
@@ -99,6 +108,43 @@ def test_a_filtered_probe_address_is_not_a_verdict(farm: Farm) -> None:
         way = judged(balancer, "s1")
         assert way["verdict"] == "unknown"
         assert "192.0.2.1 not at all: that address is filtered" in way["reason"]
+
+
+@pytest.mark.parametrize(("version", "named"), [(4, "198.18.0.1"), (6, "2001:db8:7::1")])
+def test_another_address_can_be_probed_from(farm: Farm, version: int, named: str) -> None:
+    default = {4: "ip saddr 192.0.2.0/24", 6: "ip6 saddr 2001:db8::1"}[version]
+    rules = f"table inet f {{ chain i {{ type filter hook input priority 0; {default} drop; }}; }}"
+    for server in farm.servers.values():
+        server.run("nft", "-f", "-", text=rules)
+    farm.serve()
+    config = transparent("l4", probe_address=named)
+    if version == 6:
+        config["real_servers"] = dict(SERVERS6)
+        config["services"]["mail"]["listen"] = f"[{VIP6}]:{PORT}"
+    with farm.balanced(config) as balancer:
+        assert judged(balancer, "s1") | {"ago_s": 0} == {
+            "verdict": "good",
+            "reason": f"{config['real_servers']['s1']} answers {named} through the balancer",
+            "ago_s": 0,
+        }
+        config["services"]["mail"]["source"] = {}
+        balancer.write_config(config)
+        balancer.command("reload")
+        filtered = eventually(lambda: _verdict(balancer, "unknown"), 15.0, "the default address is filtered")
+        assert "probe_address" in filtered["reason"]
+
+
+def _verdict(balancer: Balancer, verdict: str) -> dict[str, Any] | None:
+    way: dict[str, Any] = balancer.real_server("mail", "s1")["way_back"]
+    return way if way["verdict"] == verdict else None
+
+
+def test_an_address_of_ours_proves_nothing(farm: Farm) -> None:
+    balancer = farm.balanced(transparent("l4", probe_address="10.0.1.77"))
+    with pytest.raises(
+        RuntimeError, match=r"probe_address 10\.0\.1\.77 is in 10\.0\.1\.0/24, a network of this machine"
+    ):
+        balancer.start()
 
 
 def test_a_server_that_turns_the_probe_away(farm: Farm) -> None:

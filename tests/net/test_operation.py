@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.farm import PORT, SERVERS, VIP, Farm, Segment, Talk, ask
 from tests.support.netns import Machine
-from tests.support.program import Balancer
+from tests.support.program import Balancer, run_cli
 from tests.support.waiting import eventually
 
 FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 3}
@@ -82,6 +82,78 @@ def test_a_dead_server_gets_nothing(place: Place) -> None:
         place.at.servers["s1"].end()
         eventually(lambda: balancer.real_server("mail", "s1")["up"] is False, 10.0, "it is down")
         eventually(lambda: set(place.drawn(12)) == {"s2"}, 5.0, "only s2 is used")
+
+
+def test_a_full_server_gets_no_more(place: Place) -> None:
+    """Its own limit counts over all services; here there is one."""
+    config = place.config()
+    config["real_servers"]["s1"] = {"address": config["real_servers"]["s1"], "max_sessions": 5}
+    with place.at.balanced(config) as balancer:
+        held = [Talk(place.client, VIP) for _ in range(12)]
+        eventually(lambda: balancer.service("mail")["sessions"] == len(held), 10.0, "they are counted")
+        mine = balancer.real_server("mail", "s1")["sessions"]
+        while mine < 5:
+            held.append(Talk(place.client, VIP))
+            mine += held[-1].server == "s1"
+        eventually(lambda: balancer.real_server("mail", "s1")["sessions"] == mine, 10.0, "they are counted")
+        eventually(lambda: set(place.drawn(8)) == {"s2"}, 10.0, "s1 gets no more")
+        for talk in held:
+            talk.close()
+        if place.forward != "dsr":  # there a flow is remembered for two minutes after its end
+            eventually(lambda: "s1" in place.drawn(16), 20.0, "s1 has room again")
+
+
+def test_a_limit_holds_over_both_layers(farm: Farm) -> None:
+    """What the kernel forwards counts for services of layer 7 too, and the other way round."""
+    farm.serve()
+    servers = {"s1": {"address": SERVERS["s1"], "max_sessions": 3}}
+    kernel = {"mode": "l4", "listen": f"{VIP}:{PORT}", "forward": "snat", "real_servers": ["s1"], "check": FAST}
+    ours = {"mode": "tcp", "listen": "10.0.1.1:2525", "real_servers": {"s1": PORT}, "check": FAST}
+    with farm.balanced({"real_servers": servers, "services": {"kernel": kernel, "ours": ours}}) as balancer:
+        held = [Talk(farm.client, VIP) for _ in range(3)]
+        eventually(lambda: balancer.service("kernel")["sessions"] == 3, 10.0, "they are counted")
+        with pytest.raises((OSError, ValueError)):
+            Talk(farm.client, "10.0.1.1", 2525)
+        for talk in held:
+            talk.close()
+        held = eventually(lambda: [Talk(farm.client, "10.0.1.1", 2525) for _ in range(3)], 20.0, "there is room")
+        eventually(lambda: _refused(farm), 10.0, "the kernel's service has none")
+        assert len(held) == 3
+
+
+def _refused(farm: Farm) -> bool:
+    try:
+        Talk(farm.client, VIP, timeout_s=1.0).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_clients_beside_the_servers_are_counted(farm: Farm) -> None:
+    farm.serve()
+    neighbour = farm.world.machine("neighbour")
+    neighbour.plug(farm.farm, "eth0", "10.0.2.50/24")
+    neighbour.route("default", "10.0.2.1")
+    service = {"mode": "l4", "listen": f"{VIP}:{PORT}", "forward": "transparent", "real_servers": ["s1"], "check": FAST}
+    service["source"] = {"balancer_for": "10.9.0.0/24"}
+    with farm.balanced({"real_servers": {"s1": SERVERS["s1"]}, "services": {"mail": service}}) as balancer:
+        assert [Talk(neighbour, VIP).seen_as for _ in range(3)] == ["10.0.2.1"] * 3
+        assert Talk(farm.far, VIP).seen_as == "10.0.2.1"
+        assert Talk(farm.client, VIP).seen_as == "10.0.1.5"
+        own = eventually(lambda: _of(balancer.service("mail")["own_address"], 4), 10.0, "they are counted")
+        assert [(one["network"], one["sessions"]) for one in own["networks"]] == [
+            ("10.0.2.0/24", 3),
+            ("10.9.0.0/24", 1),
+        ]
+        log = balancer.log_text()
+        assert log.count("clients in 10.0.2.0/24 are shown with the balancer's address (real servers would answer") == 1
+        assert log.count("clients in 10.9.0.0/24 are shown with the balancer's address (they are listed") == 1
+        shown = " ".join(run_cli("status", "-c", str(balancer.config_file)).stdout.split())
+        assert "4 sessions with the balancer's address instead of the client's: 10.0.2.0/24, 3 sessions" in shown
+
+
+def _of(own: dict[str, Any], sessions: int) -> dict[str, Any] | None:
+    return own if own["sessions"] == sessions else None
 
 
 def test_least_connections_come_level(place: Place) -> None:

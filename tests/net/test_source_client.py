@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.farm import PORT, SERVERS, SERVERS6, Farm, Talk, pattern_digest, state_of
+from tests.support.farm import PORT, SERVERS, SERVERS6, Farm, Segment, Talk, pattern_digest, state_of
 from tests.support.netns import World
+from tests.support.waiting import eventually
 
 MEGABYTE = 1 << 20
 FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1}
@@ -16,7 +17,7 @@ FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1
 
 def layer7(servers: dict[str, str], listen: list[str], **more: Any) -> dict[str, Any]:
     service = {"mode": "tcp", "listen": listen, "real_servers": [*servers], "check": FAST, "ramp_s": 0, **more}
-    return {"real_servers": servers, "stop_timeout_s": 0, "services": {"mail": {"source": "client", **service}}}
+    return {"real_servers": servers, "stop_timeout_s": 0, "services": {"mail": {"source": "client"} | service}}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,33 @@ def test_a_client_among_the_servers_is_given_our_address(farm: Farm) -> None:
     neighbour.route("default", "10.0.2.1")
     with farm.balanced(layer7(SERVERS, [f"10.0.1.1:{PORT}"])) as balancer:
         assert {Talk(neighbour, "10.0.1.1").seen_as for _ in range(4)} == {"10.0.2.1"}
-        assert "10.0.2.0/24: real servers would answer it directly" in balancer.log_text()
+        told = (
+            "mail: clients in 10.0.2.0/24 are shown with the balancer's address (real servers would answer them "
+            "directly); rights that real servers grant by address (relay) do not hold for them"
+        )
+        eventually(lambda: told in balancer.log_text(), 5.0, "it is told")
+        assert balancer.log_text().count(told) == 1
+        own = balancer.service("mail")["own_address"]
+        network = {"network": "10.0.2.0/24", "why": "real servers would answer them directly", "sessions": None}
+        assert own == {"sessions": 4, "networks": [network]}
+
+
+def test_listed_clients_are_told_as_such(farm: Farm) -> None:
+    farm.serve()
+    listed = layer7(SERVERS, [f"10.0.1.1:{PORT}"], source={"use": "client", "balancer_for": "10.9.0.0/24"})
+    with farm.balanced(listed) as balancer:
+        assert Talk(farm.far, "10.0.1.1").seen_as == "10.0.2.1"
+        assert Talk(farm.client, "10.0.1.1").seen_as == "10.0.1.5"
+        why = "clients in 10.9.0.0/24 are shown with the balancer's address (they are listed in balancer_for)"
+        eventually(lambda: why in balancer.log_text(), 5.0, "it is told")
+
+
+def test_one_arm_is_warned_of(world: World, tmp_path: Path) -> None:
+    segment = Segment(world, tmp_path, gateway="1")
+    segment.serve()
+    with segment.balanced(layer7({"s1": "10.0.1.11"}, [f"10.0.1.1:{PORT}"])) as balancer:
+        assert Talk(segment.far, "10.0.1.1").seen_as == "10.9.0.5"
+        assert "clients and real servers are both reached through eth0" in balancer.log_text()
 
 
 def test_workers_keep_one_capability(world: World, tmp_path: Path) -> None:
