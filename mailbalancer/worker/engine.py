@@ -114,9 +114,9 @@ class Engine:
         """Descriptors in use, from our own books: sessions that have no server yet are counted as if they had."""
         return RESERVE + self.listeners_open + self.idle_links + PER_SESSION * (len(self.sessions) + self.pipes.open)
 
-    def has_descriptors(self) -> bool:
-        """Whether one more session fits under the process's limit."""
-        return self.open_files + PER_SESSION <= self.max_files
+    def room(self) -> int:
+        """How many more sessions fit under the process's limit of descriptors."""
+        return max(0, self.max_files - self.open_files) // PER_SESSION
 
     def let_idle_ones_leave(self, service: Named | None = None) -> None:
         """Of a service that is gone, or of all when this worker stops."""

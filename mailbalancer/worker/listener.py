@@ -12,7 +12,7 @@ import socket
 
 from mailbalancer.model import Endpoint
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.modes import begin
+from mailbalancer.worker.modes import handler_of
 from mailbalancer.worker.service import Service
 
 ACCEPTS_PER_TURN = 64
@@ -26,6 +26,8 @@ class Listener:
     def __init__(self, engine: Engine, sock: socket.socket, endpoint: Endpoint, service: Service) -> None:
         self.service = service
         self.endpoint = endpoint
+        self._handler = handler_of(service.config.mode)
+        self._handles = service.config  # the configuration for which that was looked up
         self.paused = False
         self._engine = engine
         self._sock = sock
@@ -34,12 +36,14 @@ class Listener:
         engine.reactor.watch_level(sock, self._accept)
 
     def _accept(self, _events: int) -> None:
-        engine, service = self._engine, self.service
-        accept = self._sock.accept
-        for _ in range(ACCEPTS_PER_TURN):
-            if not engine.has_descriptors():
-                self._pause()
-                return
+        engine, service, endpoint, accept = self._engine, self.service, self.endpoint, self._sock.accept
+        if service.config is not self._handles:
+            self._handles = service.config
+            self._handler = handler_of(service.config.mode)
+        room = engine.room()
+        if not room:
+            self._pause()
+        for _ in range(min(room, ACCEPTS_PER_TURN)):
             try:
                 sock, peer = accept()
             except BlockingIOError:
@@ -51,7 +55,7 @@ class Listener:
                 continue  # the client went away between its handshake and this call (accept(2), ECONNABORTED)
             sock.setblocking(False)
             try:
-                begin(engine, service, self.endpoint, sock, peer[0], peer[1])
+                self._handler(engine, service, endpoint, sock, peer[0], peer[1])
             except Exception as error:
                 engine.fault(sock.fileno(), error)
 
@@ -62,7 +66,7 @@ class Listener:
 
     def resume(self) -> None:
         """Accept again when descriptors are free."""
-        if self.paused and self._engine.has_descriptors():
+        if self.paused and self._engine.room():
             self.paused = False
             self._engine.reactor.watch_level(self._sock, self._accept)
 

@@ -1,4 +1,4 @@
-"""Which class serves the connections of which mode.
+"""Which classes serve which mode.
 
 Decides: that alone, and that a proxy's PROXY header is read before the mode's own class sees the connection (but for
 `tcp` and `tls`, whose sessions read it themselves with the first bytes they look at anyway).
@@ -8,6 +8,8 @@ Refuses to know: what the classes do.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from mailbalancer.model import Endpoint, Mode
 from mailbalancer.worker.arrival import Arrival, Handler
@@ -20,55 +22,49 @@ from mailbalancer.worker.service import Service
 from mailbalancer.worker.session import Session
 from mailbalancer.worker.smtp_session import SmtpSession
 
+S = TypeVar("S", bound=Service)
+
+
+class _Serving(Generic[S]):
+    """A mode's runtime, and what serves one connection of it."""
+
+    def __init__(
+        self, runtime: type[S], connection: Callable[[Engine, S, Endpoint, socket.socket, str, int], object]
+    ) -> None:
+        self.runtime = runtime
+        self._connection = connection
+
+    def begin(
+        self, engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
+    ) -> None:
+        """Serve a connection whose client is known."""
+        assert isinstance(service, self.runtime)
+        self._connection(engine, service, endpoint, client, address, port)
+
+    def receive(
+        self, engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
+    ) -> None:
+        """Serve a connection that was just accepted: a proxy must say first who its client is."""
+        if service.trusts_header_from(address):
+            Arrival(engine, service, endpoint, client, address, port, self.begin)
+        else:
+            self.begin(engine, service, endpoint, client, address, port)
+
+
+_LAYER_7: dict[Mode, _Serving[Any]] = {
+    Mode.HTTP: _Serving(HttpService, HttpConnection),
+    Mode.SMTP: _Serving(MailService, SmtpSession),
+    Mode.IMAP: _Serving(MailService, ImapSession),
+    Mode.POP3: _Serving(MailService, Pop3Session),
+}
+
 
 def runtime_of(mode: Mode) -> type[Service]:
     """The class of a service of this mode."""
-    return _RUNTIMES.get(mode, Service)
+    return _LAYER_7[mode].runtime if mode in _LAYER_7 else Service
 
 
-def begin(engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int) -> None:
-    """Serve a connection that was just accepted; it registers itself with whoever keeps it alive."""
-    handler = _HANDLERS.get(service.config.mode)
-    if handler is None:
-        Session(engine, service, endpoint, client, address, port)
-    elif service.trusts_header_from(address):
-        Arrival(engine, service, endpoint, client, address, port, handler)
-    else:
-        handler(engine, service, endpoint, client, address, port)
-
-
-def _http(
-    engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
-) -> HttpConnection:
-    assert isinstance(service, HttpService)
-    return HttpConnection(engine, service, endpoint, client, address, port)
-
-
-def _smtp(
-    engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
-) -> SmtpSession:
-    assert isinstance(service, MailService)
-    return SmtpSession(engine, service, endpoint, client, address, port)
-
-
-def _imap(
-    engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
-) -> ImapSession:
-    assert isinstance(service, MailService)
-    return ImapSession(engine, service, endpoint, client, address, port)
-
-
-def _pop3(
-    engine: Engine, service: Service, endpoint: Endpoint, client: socket.socket, address: str, port: int
-) -> Pop3Session:
-    assert isinstance(service, MailService)
-    return Pop3Session(engine, service, endpoint, client, address, port)
-
-
-_RUNTIMES: dict[Mode, type[Service]] = {
-    Mode.HTTP: HttpService,
-    Mode.SMTP: MailService,
-    Mode.IMAP: MailService,
-    Mode.POP3: MailService,
-}
-_HANDLERS: dict[Mode, Handler] = {Mode.HTTP: _http, Mode.SMTP: _smtp, Mode.IMAP: _imap, Mode.POP3: _pop3}
+def handler_of(mode: Mode) -> Handler:
+    """What is called with each connection accepted by a service of this mode. Whatever serves the connection registers
+    itself with those who keep it alive."""
+    return _LAYER_7[mode].receive if mode in _LAYER_7 else Session
