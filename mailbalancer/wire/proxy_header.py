@@ -21,6 +21,7 @@ from mailbalancer.model import Endpoint
 
 SIGNATURE_V1: Final = b"PROXY "
 SIGNATURE_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
+_BEGINNINGS: Final = (SIGNATURE_V1[0], SIGNATURE_V2[0])
 
 #: Longest version 1 header with its CRLF: the worst case the specification works out (UNKNOWN with two full IPv6).
 MAX_V1_BYTES: Final = 107
@@ -64,6 +65,8 @@ class ProxyHeader:
 
 def looks_like(data: bytes) -> bool | None:
     """Whether `data` begins a PROXY header of either version; None when it is too short to tell."""
+    if data and data[0] not in _BEGINNINGS:  # nearly always
+        return False
     head = bytes(data[: len(SIGNATURE_V2)])
     if head.startswith((SIGNATURE_V1, SIGNATURE_V2)):
         return True

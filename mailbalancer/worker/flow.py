@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from mailbalancer.worker.engine import Engine
 
@@ -31,10 +31,21 @@ class Owner(Protocol):
     """Whom a flow tells of its end."""
 
     def flow_ended(self, flow: Flow) -> None:
-        """The source has closed, everything has been handed on, and so has the end."""
+        """The source has closed, and everything has been handed on but the end: `pass_end_on`, or close the sink."""
 
     def flow_broke(self, flow: Flow, at_source: bool, error: OSError) -> None:
         """One of the sockets failed."""
+
+
+class _Nobody:
+    """Owner of the flows of a session that is over."""
+
+    def flow_ended(self, flow: Flow) -> None: ...
+
+    def flow_broke(self, flow: Flow, at_source: bool, error: OSError) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
 
 
 class Flow:
@@ -50,13 +61,11 @@ class Flow:
     __slots__ = (
         "_buffer",
         "_cell",
-        "_ints",
+        "_engine",
         "_owner",
         "_pending",
         "_pipe",
         "_piped",
-        "_pipes",
-        "_reactor",
         "_recv_into",
         "_send",
         "_settled",
@@ -72,6 +81,7 @@ class Flow:
     def __init__(
         self, engine: Engine, owner: Owner, source: socket.socket, sink: socket.socket, buffer: memoryview, cell: int
     ) -> None:
+        self._engine = engine
         self._owner = owner
         self._source = source
         self._sink = sink
@@ -79,10 +89,7 @@ class Flow:
         self._send: Callable[[memoryview | bytes], int] = sink.send
         self._buffer = buffer
         self._size = len(buffer)
-        self._ints = engine.ints
         self._cell = cell  # the board's byte counter of this direction
-        self._pipes = engine.pipes
-        self._reactor = engine.reactor
         self._pending: bytes | None = None
         self._pipe: tuple[int, int] | None = None
         self._piped = 0
@@ -124,7 +131,7 @@ class Flow:
         except OSError as error:
             self._owner.flow_broke(self, True, error)
             return
-        if self._hand_on(n) and (n == self._size or self.hangup):
+        if self._hand_on(n) and (self.hangup or n == self._size):
             self._pump_on(n)
 
     def _hand_on(self, n: int) -> bool:
@@ -152,7 +159,7 @@ class Flow:
         for _ in range(BURST):
             full_reads = full_reads + 1 if n == self._size else 0
             if full_reads >= BULK_AFTER:
-                self._pipe = self._pipes.take()
+                self._pipe = self._engine.pipes.take()
                 if self._pipe is not None:
                     self._pump_pipe()
                     return
@@ -165,28 +172,29 @@ class Flow:
                 return
             if not self._hand_on(n) or (n < self._size and not self.hangup):
                 return
-        self._reactor.again(self._source.fileno(), self.pump)
+        self._engine.reactor.again(self._source.fileno(), self.pump)
 
     def settle(self) -> None:
         """Bring the board's counter up to what has been moved: now and then, because each event would cost more."""
         moved = self.bytes - self._settled
         if moved:
-            self._ints[self._cell] += moved
+            self._engine.ints[self._cell] += moved
             self._settled = self.bytes
 
     def rest(self) -> None:
         """Nothing has moved for a while: give an empty pipe back."""
         if self._pipe is not None and not self._piped:
-            self._pipes.give_back(self._pipe, empty=True)
+            self._engine.pipes.give_back(self._pipe, empty=True)
             self._pipe = None
 
     def close(self) -> None:
-        """The session is over."""
+        """The session is over. Without its owner the flow is no cycle that the garbage collector must find."""
         self.settle()
         self.over = True
+        self._owner = _NOBODY
         self._pending = None
         if self._pipe is not None:
-            self._pipes.give_back(self._pipe, empty=not self._piped)
+            self._engine.pipes.give_back(self._pipe, empty=not self._piped)
             self._pipe = None
 
     def _flush(self) -> bool:
@@ -236,15 +244,19 @@ class Flow:
                 self._owner.flow_broke(self, False, error)
                 return
         self.blocked = False
-        self._reactor.again(self._source.fileno(), self.pump)
+        self._engine.reactor.again(self._source.fileno(), self.pump)
 
     def _end(self) -> None:
-        """End of file at the source, everything handed on: pass the half-close on."""
+        """End of file at the source, everything handed on."""
         self.over = True
         self.rest()
+        self._owner.flow_ended(self)
+
+    def pass_end_on(self) -> bool:
+        """Half-close the sink, which may still speak. False: it broke."""
         try:
             self._sink.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._owner.flow_broke(self, False, error)
-            return
-        self._owner.flow_ended(self)
+            return False
+        return True

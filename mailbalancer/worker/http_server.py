@@ -378,7 +378,7 @@ class ServerLink(Placement):
             self.slot = -1
             self.service.release(self, waiting=False)
 
-    def due(self, now: float) -> None:
+    def expired(self, now: float) -> None:
         if self.seek_due(now):
             return
         if self.client is None:

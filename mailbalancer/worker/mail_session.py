@@ -75,11 +75,9 @@ class MailSession(Placement):
     __slots__ = (
         "_cell_in",
         "_cell_out",
-        "_deadline_at",
         "_failed_for_tls",
         "_is_verified",
         "_reason",
-        "_set_for",
         "active_at",
         "bytes_in",
         "bytes_out",
@@ -108,7 +106,6 @@ class MailSession(Placement):
         self.bytes_in = self.bytes_out = 0
         self.started_at = self.active_at = engine.reactor.now
         self._cell_in = self._cell_out = -1
-        self._deadline_at = self._set_for = 0.0
         self._failed_for_tls = False
         self._is_verified = False  # the link's TLS, for what it says it is
         self._reason = ""
@@ -433,18 +430,7 @@ class MailSession(Placement):
 
     # ------------------------------------------------------------ deadlines
 
-    def wait_until(self, deadline_at: float) -> None:
-        """A later deadline leaves the wheel alone: when the one that is set there comes, `due` sets the other."""
-        self._deadline_at = deadline_at
-        if self._wheel_key < 0 or deadline_at < self._set_for:
-            self._set_for = deadline_at
-            super().wait_until(deadline_at)
-
-    def due(self, now: float) -> None:
-        self._wheel_key = -1
-        if now < self._deadline_at:
-            self.wait_until(self._deadline_at)
-            return
+    def expired(self, now: float) -> None:
         if self.seek_due(now):
             return
         if self.stage == Stage.OPENING:

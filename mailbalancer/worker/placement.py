@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from typing import Final
 
 from mailbalancer.balance.persist import Table
 from mailbalancer.balance.pool import Refusal
@@ -28,6 +29,12 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOT
 
 #: ip(7); Python has no name for it.
 _IP_BIND_ADDRESS_NO_PORT = 24
+_STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+# Looking a member of an enum up costs more than what is done with it here.
+_SESSIONS: Final = int(Count.SESSIONS)
+_CONNECT_OK: Final = int(Count.CONNECT_OK)
+_CONNECT: Final = Phase.CONNECT
+_TOTAL: Final = Phase.TOTAL
 
 
 class Placement:
@@ -47,7 +54,9 @@ class Placement:
     """
 
     __slots__ = (
+        "_deadline_at",
         "_engine",
+        "_set_for",
         "_wheel_key",
         "address",
         "bind_address",
@@ -74,6 +83,7 @@ class Placement:
     def __init__(self, engine: Engine, service: Service, address: str, port: int) -> None:
         self._engine = engine
         self._wheel_key = -1
+        self._deadline_at = self._set_for = 0.0
         self.service = service
         self.address = address
         self.port = port
@@ -162,10 +172,10 @@ class Placement:
             engine.reactor.close(self.server)
             self.server = None
         if self.slot >= 0:
-            engine.ints[engine.cell(self.slot, Count.SESSIONS)] -= 1
+            engine.ints[engine.cell(self.slot, _SESSIONS)] -= 1
             self.slot = -1
         if self.source_slot >= 0:
-            engine.ints[engine.cell(self.source_slot, Count.SESSIONS)] -= 1
+            engine.ints[engine.cell(self.source_slot, _SESSIONS)] -= 1
             self.source_slot = -1
 
     def seek_due(self, now: float) -> bool:
@@ -184,16 +194,20 @@ class Placement:
     def lasted(self, since: float) -> None:
         """The session is over: how long it took, for its server; for the service where it has none."""
         engine, slot = self._engine, self.slot if self.slot >= 0 else self.service.slot
-        engine.timings.took(slot, Phase.TOTAL, engine.reactor.now - since)
+        engine.timings.took(slot, _TOTAL, engine.reactor.now - since)
 
     # ------------------------------------------------------------ deadlines
 
     def wait_until(self, deadline_at: float) -> None:
-        """This deadline, instead of any that was set."""
-        wheel = self._engine.wheel
+        """This deadline, instead of any that was set. A later one leaves the wheel alone: when what is set there comes,
+        `due` puts the other in."""
+        self._deadline_at = deadline_at
         if self._wheel_key >= 0:
-            wheel.remove(self, self._wheel_key)
-        self._wheel_key = wheel.add(self, deadline_at)
+            if deadline_at >= self._set_for:
+                return
+            self._engine.wheel.remove(self, self._wheel_key)
+        self._set_for = deadline_at
+        self._wheel_key = self._engine.wheel.add(self, deadline_at)
 
     def no_deadline(self) -> None:
         if self._wheel_key >= 0:
@@ -201,6 +215,14 @@ class Placement:
             self._wheel_key = -1
 
     def due(self, now: float) -> None:
+        """From the wheel: a deadline has come, or has been put off meanwhile."""
+        self._wheel_key = -1
+        if now < self._deadline_at:
+            self.wait_until(self._deadline_at)
+        else:
+            self.expired(now)
+
+    def expired(self, now: float) -> None:
         """The deadline has come."""
         self.seek_due(now)
 
@@ -218,12 +240,12 @@ class Placement:
     def connected(self) -> None:
         """The server can be spoken to."""
         now = self.connected_at = self._engine.reactor.now
-        self._engine.timings.took(self.slot, Phase.CONNECT, now - self.connect_at)
+        self._engine.timings.took(self.slot, _CONNECT, now - self.connect_at)
 
     def _connect(self, target: Target) -> None:
         engine = self._engine
         try:
-            server = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            server = socket.socket(target.family, _STREAM)
         except OSError as error:
             self._connect_failed(error.errno or errno.EMFILE)
             return
@@ -261,7 +283,7 @@ class Placement:
             self._connect_failed(server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         elif events & WRITE:
             self.connecting = False
-            self._engine.ints[self._engine.cell(target.slot, Count.CONNECT_OK)] += 1
+            self._engine.ints[self._engine.cell(target.slot, _CONNECT_OK)] += 1
             self.placed(events)
 
     def _connect_failed(self, code: int, why: str = "") -> None:

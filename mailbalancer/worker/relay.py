@@ -9,12 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Protocol
+from typing import Final, Protocol
 
 from mailbalancer.ipc.board import Count
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.flow import Flow
 from mailbalancer.worker.reactor import BROKEN, HANGUP, READ, WRITE
+
+# Looking a member of an enum up costs more than what is done with it here.
+_BYTES_IN: Final = int(Count.BYTES_IN)
+_BYTES_OUT: Final = int(Count.BYTES_OUT)
 
 
 class Owner(Protocol):
@@ -44,8 +48,8 @@ class Relay:
         self._owner = owner
         self.active_at = engine.reactor.now
         self.first_end = ""
-        self.up = Flow(engine, self, client, server, buffer, engine.cell(slot, Count.BYTES_IN))
-        self.down = Flow(engine, self, server, client, buffer, engine.cell(slot, Count.BYTES_OUT))
+        self.up = Flow(engine, self, client, server, buffer, engine.cell(slot, _BYTES_IN))
+        self.down = Flow(engine, self, server, client, buffer, engine.cell(slot, _BYTES_OUT))
 
     def on_client(self, events: int) -> None:
         self.active_at = self._reactor.now
@@ -97,12 +101,13 @@ class Relay:
         self.down.close()
 
     def flow_ended(self, flow: Flow) -> None:
-        """One direction is finished; the session is when both are."""
+        """One direction is finished; the session is when both are, and closing says what a half-close would."""
         if self.first_end:
             self._owner.end(self.first_end)
             return
         self.first_end = "client_closed" if flow is self.up else "server_closed"
-        self._owner.half_closed(self.first_end)
+        if flow.pass_end_on():
+            self._owner.half_closed(self.first_end)
 
     def flow_broke(self, flow: Flow, at_source: bool, error: OSError) -> None:
         """A socket failed: nothing that looks like an orderly end reaches the other side."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import socket
 from enum import IntEnum
-from functools import partial
 
 from mailbalancer.ipc.board import Phase
 from mailbalancer.model import Endpoint
@@ -44,6 +43,11 @@ class Stage(IntEnum):
     OVER = 4
 
 
+# Looking a member of an enum up costs more than what is done with it here.
+_PROXY_HEADER, _CLIENT_HELLO, _SEEKING, _RELAYING, _OVER = Stage
+_FIRST_BYTE = Phase.FIRST_BYTE
+
+
 class Session(Placement):
     """Registers itself with reactor, wheel, engine and service, and takes itself out of all of them at the end."""
 
@@ -70,7 +74,7 @@ class Session(Placement):
         self._relay: Relay | None = None
         self._destination: Endpoint | None = None  # where a PROXY header says that the client had connected to
         self._vouched_for = service.trusts_header_from(address)  # the peer is a proxy that tells us who the client is
-        self.stage = Stage.SEEKING
+        self.stage = _SEEKING
         self.endpoint = endpoint
         self.sni = ""
         self.started_at = engine.reactor.now
@@ -78,9 +82,9 @@ class Session(Placement):
         engine.sessions.add(self)
         service.opened()
         if self._vouched_for:
-            self._expect(Stage.PROXY_HEADER, service.config.proxy_protocol.header_timeout_s)
+            self._expect(_PROXY_HEADER, service.config.proxy_protocol.header_timeout_s)
         elif service.is_tls:
-            self._expect(Stage.CLIENT_HELLO, HELLO_TIMEOUT_S)
+            self._expect(_CLIENT_HELLO, HELLO_TIMEOUT_S)
         else:
             self._admit()
 
@@ -93,7 +97,7 @@ class Session(Placement):
 
     def _on_client_early(self, events: int) -> None:
         """The client before bytes flow: read what the choice needs, otherwise leave its bytes in the kernel."""
-        if self.stage <= Stage.CLIENT_HELLO:
+        if self.stage <= _CLIENT_HELLO:
             self._read_early()
         elif events & FAILED:
             self.end("client_reset")
@@ -110,7 +114,7 @@ class Session(Placement):
             return True
 
     def _read_early(self) -> None:
-        while self.stage <= Stage.CLIENT_HELLO:
+        while self.stage <= _CLIENT_HELLO:
             try:
                 data = self._client.recv(_EARLY_BYTES)
             except BlockingIOError:
@@ -122,9 +126,9 @@ class Session(Placement):
                 self.end("client_closed")
                 return
             self._early += data
-            if self.stage == Stage.PROXY_HEADER:
+            if self.stage == _PROXY_HEADER:
                 self._take_proxy_header()
-            if self.stage == Stage.CLIENT_HELLO and self._early:
+            if self.stage == _CLIENT_HELLO and self._early:
                 self._take_client_hello()
         self._client_events |= INPUT  # there may be more in the kernel, and no edge will come for it
 
@@ -142,7 +146,7 @@ class Session(Placement):
             self.address, self.port = header.source.host, header.source.port
             self._destination = header.destination
         if self.service.is_tls:
-            self._expect(Stage.CLIENT_HELLO, HELLO_TIMEOUT_S)
+            self._expect(_CLIENT_HELLO, HELLO_TIMEOUT_S)
         else:
             self._admit()
 
@@ -168,7 +172,7 @@ class Session(Placement):
 
     def _admit(self) -> None:
         """The client's address is known: may it be served at all?"""
-        self.stage = Stage.SEEKING
+        self.stage = _SEEKING
         refusal = self.service.refusal(self.address)
         if refusal:
             self.end(refusal, reset=True)
@@ -184,29 +188,30 @@ class Session(Placement):
         engine, server, target, service = self._engine, self.server, self.target, self.service
         assert server is not None
         assert target is not None
-        self.stage = Stage.RELAYING
+        self.stage = _RELAYING
         self.connected()
         if service.config.idle_timeout_s < service.config.connect_timeout_s:  # or it would be noticed too late
             self.wait_until(engine.reactor.now + service.config.idle_timeout_s)
         relay = self._relay = Relay(engine, self, self._client, server, service.buffer, target.slot)
         handlers, client_fd, server_fd = engine.reactor.handlers, self._client.fileno(), server.fileno()
-        learns = service.learns_tls_session(self)
-        handlers[server_fd] = partial(self._on_server_hello, relay) if learns else partial(self._on_server_first, relay)
+        handlers[server_fd] = self._on_server_hello if service.learns_tls_session(self) else self._on_server_first
         looked_at = service.is_tls or self._vouched_for
-        handlers[client_fd] = relay.on_client if looked_at else partial(self._on_client_first, relay)
+        handlers[client_fd] = relay.on_client if looked_at else self._on_client_first
         header, early = service.header_for(self), self._early
         if header or early:
             self._early = b""
             relay.up.push(early, header)
-        if self._client_events & READ and self.stage == Stage.RELAYING:
+        if self._client_events & READ and self.stage == _RELAYING:
             handlers[client_fd](self._client_events)
-        if events & READ and self.stage == Stage.RELAYING:
+        if events & READ and self.stage == _RELAYING:
             handlers[server_fd](events)
 
     # ------------------------------------------------------------ the first bytes of either side
 
-    def _on_client_first(self, relay: Relay, events: int) -> None:
+    def _on_client_first(self, events: int) -> None:
         """The first bytes of a client that nobody vouches for: a PROXY header here is a forgery."""
+        relay = self._relay
+        assert relay is not None
         data = b"-"
         while data:
             try:
@@ -234,20 +239,20 @@ class Session(Placement):
         self._engine.reactor.handlers[self._client.fileno()] = relay.on_client
         if early:
             relay.up.push(early)
-        if self.stage != Stage.RELAYING:
+        if self.stage != _RELAYING:
             return
         if events & HANGUP or len(data) in (0, _EARLY_BYTES):
             relay.on_client(events | INPUT)
         elif events & WRITE and relay.down.blocked:  # the client has been read empty, so only this half is left to do
             relay.down.pump()
 
-    def _on_server_first(self, relay: Relay, events: int) -> None:
+    def _on_server_first(self, events: int) -> None:
         """The server before its first word, which is timed."""
-        engine, server, target = self._engine, self.server, self.target
+        engine, server, relay = self._engine, self.server, self._relay
         assert server is not None
-        assert target is not None
+        assert relay is not None
         if events & READ:
-            engine.timings.took(target.slot, Phase.FIRST_BYTE, engine.reactor.now - self.connected_at)
+            engine.timings.took(self.slot, _FIRST_BYTE, engine.reactor.now - self.connected_at)
             engine.reactor.handlers[server.fileno()] = relay.on_server
         relay.on_server(events)
 
@@ -257,8 +262,10 @@ class Session(Placement):
         self._engine.reactor.handlers[self._client.fileno()] = relay.on_client
         relay.up.push(early)
 
-    def _on_server_hello(self, relay: Relay, events: int) -> None:
+    def _on_server_hello(self, events: int) -> None:
         """The first flight of a TLS server: learn the session id while the bytes go on."""
+        relay = self._relay
+        assert relay is not None
         assert self.server is not None
         relay.active_at = self._engine.reactor.now
         learned: bytes | None = None
@@ -278,7 +285,7 @@ class Session(Placement):
                 learned = learned or b""
             if data:
                 relay.down.push(data)
-                if self.stage != Stage.RELAYING:
+                if self.stage != _RELAYING:
                     return
         if learned:
             self.service.bind_tls_session(self, learned.hex())
@@ -288,13 +295,13 @@ class Session(Placement):
 
     # ------------------------------------------------------------ deadlines and the end
 
-    def due(self, now: float) -> None:
-        """The wheel says a deadline has come. Most are old: the session was active meanwhile."""
-        if self.stage == Stage.RELAYING:
+    def expired(self, now: float) -> None:
+        """A deadline has come. Most are old: the session was active meanwhile."""
+        if self.stage == _RELAYING:
             self._idle_due(now)
-        elif self.stage == Stage.PROXY_HEADER:
+        elif self.stage == _PROXY_HEADER:
             self.end("no_proxy_header", reset=True)
-        elif self.stage == Stage.CLIENT_HELLO:
+        elif self.stage == _CLIENT_HELLO:
             self.end("no_client_hello", reset=True)
         else:
             self.seek_due(now)
@@ -304,7 +311,7 @@ class Session(Placement):
         assert relay is not None
         if self._early and not self.service.is_tls:
             self._let_first_bytes_pass(relay)
-            if self.stage == Stage.OVER:
+            if self.stage == _OVER:
                 return
         limit = self.service.config.idle_timeout_s
         if relay.first_end == "server_closed":
@@ -327,9 +334,9 @@ class Session(Placement):
 
     def end(self, reason: str, *, reset: bool = False) -> None:
         """Close both sides and write the log line. `reset`: with RST, so that nothing looks complete that is not."""
-        if self.stage == Stage.OVER:
+        if self.stage == _OVER:
             return
-        self.stage = Stage.OVER
+        self.stage = _OVER
         engine = self._engine
         if self._relay is not None:
             self._relay.close()
@@ -344,6 +351,7 @@ class Session(Placement):
         engine.sessions.discard(self)
         if engine.log.sessions:
             self._log(reason)
+        self._relay = None  # it has us too: a cycle that the garbage collector would have to find
         self.service.closed(self, waiting=self.waiting)
 
     def _log(self, reason: str) -> None:
@@ -404,6 +412,6 @@ class Session(Placement):
 
     def _state(self) -> str:
         """In a word; a session that seeks a server either connects or waits."""
-        if self.stage != Stage.SEEKING:
+        if self.stage != _SEEKING:
             return self.stage.name.lower()
         return "waiting" if self.waiting else "connecting"

@@ -26,7 +26,9 @@ class Wheel(Generic[Item]):
 
     def add(self, item: Item, at: float) -> int:
         """Put an item in, due at the first tick not before `at`. The number returned is what `remove` wants."""
-        key = max(int(at / self._tick_s) + 1, self._next)
+        key = int(at / self._tick_s) + 1
+        if key < self._next:
+            key = self._next
         bucket = self._buckets.get(key)
         if bucket is None:
             self._buckets[key] = {item}
