@@ -20,7 +20,6 @@ from enum import IntEnum
 from typing import Final
 
 from mailbalancer.balance.http_routes import Ambiguous
-from mailbalancer.ipc.board import Availability
 from mailbalancer.model import Endpoint
 from mailbalancer.wire.forwarded import (
     identify,
@@ -32,6 +31,7 @@ from mailbalancer.wire.http_answer import answer, redirect
 from mailbalancer.wire.http_body import Body, Framing, Kind, Piece, open_body
 from mailbalancer.wire.http_head import BadMessage, RequestHead
 from mailbalancer.wire.http_long_poll import Wait
+from mailbalancer.wire.recurring import LONGEST
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.http_judged import JudgedAnswer, JudgedRequest
 from mailbalancer.worker.http_log import request_facts, session_facts, tls_words
@@ -57,7 +57,6 @@ UNFINISHED_S: Final = 30.0
 AFTER_CLIENT_CLOSED_S: Final = 60.0
 #: How often the rate of a body is looked at.
 RATE_WINDOW_S: Final = 10.0
-_READY: Final = int(Availability.READY)
 _numbers = itertools.count(1)
 
 
@@ -205,29 +204,59 @@ class HttpConnection:
     # ------------------------------------------------------------ bytes from the client
 
     def readable(self, stream: Stream) -> None:
-        stage = self.stage
-        if stage is _SEEKING or (
-            stage is _EXCHANGE and self._body is None and len(self._in) >= len(self.service.buffer)
-        ):
+        if self.stage > _HEAD:
+            self._read_on(stream)
+            return
+        service = self.service
+        buffer = service.buffer
+        try:
+            n = stream.read_into(buffer)
+        except OSError as error:
+            n = self._not_read(stream, error)
+        if n <= 0:
+            if not n:
+                self._client_finished()
+            return
+        self.active_at = self._engine.reactor.now
+        if self._in or n > LONGEST:
+            self._keep(buffer[:n])
+            self._read_requests()
+            return
+        data = buffer[:n].tobytes()
+        asked = service.requests.known(data)
+        if asked is not None:
+            self._begin(asked)
+        else:
+            self._in = data
+            self._read_requests()
+
+    def _read_on(self, stream: Stream) -> None:
+        """While a request is under way, or after our last word."""
+        stage, body = self.stage, self._body
+        if stage is _SEEKING or (stage is _EXCHANGE and body is None and len(self._in) >= len(self.service.buffer)):
             stream.pause()
             return
         buffer = self.service.buffer
         try:
-            n = stream.receive(buffer)
-        except OSError:
-            self.end("client_reset", reset=True)
-            return
+            n = stream.read_into(buffer)
+        except OSError as error:
+            n = self._not_read(stream, error)
         if n <= 0:
-            if n != NOTHING:
+            if not n:
                 self._client_finished()
             return
         self.active_at = self._engine.reactor.now
-        if stage is _EXCHANGE and self._body is not None:
+        if stage is _EXCHANGE and body is not None:
             self._pass_body(buffer[:n])
         elif stage is not _CLOSING:
             self._keep(buffer[:n])
-            if stage <= _HEAD:
-                self._read_requests()
+
+    def _not_read(self, stream: Stream, error: OSError) -> int:
+        try:
+            return stream.not_read(error)
+        except OSError:
+            self.end("client_reset", reset=True)
+            return NOTHING
 
     def _keep(self, data: memoryview) -> None:
         """A head, or the beginning of one, or what follows the request at hand."""
@@ -275,18 +304,23 @@ class HttpConnection:
         if asked is None:
             self._await_head()
             return False
-        head, now = asked.head, self._engine.reactor.now
         self._seen = 0
-        self._in = data[head.length :] if len(data) > head.length else b""
+        length = asked.head.length
+        self._in = data[length:] if len(data) > length else b""
+        return self._begin(asked)
+
+    def _begin(self, asked: JudgedRequest) -> bool:
+        """This is the request at hand. False: the connection ends with it."""
+        service, now, head = self.service, self._engine.reactor.now, asked.head
         if self.stage is _IDLE:
             self.head_at = now
         self.asked, self.head, self.asked_at = asked, head, now
         self.sent_at = self.first_at = 0.0
         self.requests += 1
         self.status = self._body_bytes = self.bytes_out = 0
-        self.bytes_in = len(head.raw)
+        self.bytes_in = asked.size
         self._closes = asked.closes
-        self._engine.ints[service.requests_cell] += 1
+        service.asked += 1
         if asked.ties:
             self.tied = True
         if self._trusted or head.authority != self._authority:
@@ -394,17 +428,15 @@ class HttpConnection:
         if returning is None:
             returning = route.recognise(self.source, head.host, head.path, head.values)
         self._returning = returning
-        named = b"" if head.authority else host_field(self._listening)
-        self._out = b"".join((asked.before, self._identity, named, asked.after))
         self._body = None
-        if asked.has_body and not self._begin_body(asked.framing):
+        if asked.plain:
+            self._out = b"".join((asked.before, self._identity, asked.after))
+        elif not self._prepare(asked, head):
             return
-        if asked.may_wait:
-            self.poll.asked(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
         self.has_answer = self._logged = False
         link = self.link
         if link is not None:
-            if service.keeps(route, link, returning, self.source) and link.is_quiet():
+            if link.serves(route, returning, self.source):
                 if link.way is not route:
                     link.move_to(route)
                 self._send_request(link)
@@ -415,6 +447,16 @@ class HttpConnection:
         if link is not None and link.target is not None and not returning.key:
             new.preferred = link.target.name
         new.seek()
+
+    def _prepare(self, asked: JudgedRequest, head: RequestHead) -> bool:
+        """A head without a host, or with a body or a wait behind it. False: it is refused, nothing of it was sent."""
+        named = b"" if head.authority else host_field(self._listening)
+        self._out = b"".join((asked.before, self._identity, named, asked.after))
+        if asked.has_body and not self._begin_body(asked.framing):
+            return False
+        if asked.may_wait:
+            self.poll.asked(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
+        return True
 
     def _begin_body(self, framing: Framing) -> bool:
         """What is there of the body goes with the head. False: it is refused, and nothing of it was sent."""
@@ -457,21 +499,23 @@ class HttpConnection:
             self._say(page, closes=True, failure=failure)
 
     def _send_request(self, link: ServerLink) -> None:
+        assert self.asked is not None
         out, self._out = self._out, b""
         link.served += 1
-        link.tied = link.tied or self.tied
-        if link.tied:
+        if self.tied or link.tied:
+            link.tied = True
             self._pin(link)
         self.stage = _EXCHANGE
         self.expects_answer = True
         now = self._engine.reactor.now
+        silent_at = now + self.asked.route.idle_timeout_s
         if self.poll.wait is not _NO_WAIT:
-            self.poll.sent(link.slot, now + self._idle_s())
-        self.active_at = now
-        self._by(now + self._idle_s())
-        self.sent_at = now
+            self.poll.sent(link.slot, silent_at)
+        self.active_at = self.sent_at = now
+        if silent_at < self._wheel_at:
+            self._by(silent_at)
         link.send(out)
-        if self.stage is _EXCHANGE and self._body is not None and link.blocked:
+        if self._body is not None and self.stage is _EXCHANGE and link.blocked:
             self._client.pause()
 
     def _pass_body(self, data: memoryview) -> None:
@@ -512,6 +556,27 @@ class HttpConnection:
             head = interim.head
             self._write(as_http_1_1(head, head.without(cuts(head, interim.connection))))
 
+    def pass_whole(self, answer: JudgedAnswer, body: memoryview) -> bool:
+        """An answer whose head came before and that is here to its end. False: it needs a closer look, see `pass_head`.
+
+        What is left out here cannot be: a plain answer opens no tunnel and ties nothing.
+        """
+        link, asked = self.link, self.asked
+        assert link is not None
+        assert asked is not None
+        route = asked.route
+        head = answer.finished.get(route)
+        if head is None or not (answer.plain and asked.common) or self._closes or link.tied or not link.is_ready:
+            return False
+        if self._engine.stopping or self.service.retired:
+            return False
+        self.first_at = self._engine.reactor.now
+        self.has_answer = True
+        self.status = answer.status
+        self._write(b"".join((head, self._new_cookie(route, link), b"\r\n", body)))
+        self.answered()
+        return True
+
     def pass_head(self, answer: JudgedAnswer, pieces: Sequence[Piece]) -> None:
         """The final head, with the beginning of the body."""
         link, asked = self.link, self.asked
@@ -533,9 +598,7 @@ class HttpConnection:
         raw = answer.finished.get(route) if asked.common and not self._closes else None
         if raw is None:
             raw = self._finish_head(answer, asked, server)
-        cookie, returning = b"", self._returning
-        if returning.sets_cookie and returning.server != server and not (route.prefixes or self.in_tunnel):
-            cookie = self._own_cookie(route, server)
+        cookie = b"" if self.in_tunnel else self._new_cookie(route, link)
         self._write(b"".join((raw, cookie, b"\r\n", *pieces)))
 
     def _finish_head(self, answer: JudgedAnswer, asked: JudgedRequest, server: str) -> bytes:
@@ -547,9 +610,15 @@ class HttpConnection:
             answer.finished[route] = raw
         return raw
 
-    def _own_cookie(self, route: Route, server: str) -> bytes:
-        """The line that brings this client back; made once, for to seal costs more than all the rest."""
-        if self._cookie[:2] != (route, server):
+    def _new_cookie(self, route: Route, link: ServerLink) -> bytes:
+        """The line that brings this client back; empty when it needs none. Made once, for to seal costs more than all
+        the rest."""
+        wanted, _, sets_cookie = self._returning
+        assert link.target is not None
+        server = link.target.name
+        if not sets_cookie or wanted == server or route.prefixes:
+            return b""
+        if self._cookie[1] != server or self._cookie[0] is not route:
             self._cookie = route, server, route.set_cookie(server)
         return self._cookie[2]
 
@@ -559,7 +628,7 @@ class HttpConnection:
         if link.tied and status in (401, 407):
             return False
         engine = self._engine
-        return engine.stopping or self.service.retired or engine.view.availability(link.slot) < _READY
+        return engine.stopping or self.service.retired or not link.is_ready
 
     def pass_answer(self, pieces: list[Piece]) -> None:
         """A part of the body."""
@@ -614,6 +683,7 @@ class HttpConnection:
             self.link = None
         else:
             link.idle_at = self._engine.reactor.now
+            link.listen()
         if self._closes or unfinished:
             self._close_politely()
             return
@@ -626,9 +696,11 @@ class HttpConnection:
     def _begin_idle(self) -> None:
         self.stage = _IDLE
         self.head = None
-        self.active_at = self._engine.reactor.now
-        self._by(self.active_at + self.service.config.idle_timeout_s)
-        if not self._finished:
+        now = self.active_at = self._engine.reactor.now
+        silent_at = now + self.service.config.idle_timeout_s
+        if silent_at < self._wheel_at:
+            self._by(silent_at)
+        if self._client.averted and not self._finished:
             self._client.resume()
 
     # ------------------------------------------------------------ the server fails or leaves

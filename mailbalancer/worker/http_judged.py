@@ -39,6 +39,8 @@ class JudgedRequest:
         common: HTTP/1.1, and neither its method nor an upgrade changes what an answer means.
         by_rule: it is answered without a server.
         closes: its client ends the connection after it.
+        plain: it says all there is to know: who it is for, no body, no login, nothing to wait for.
+        size: bytes of the head.
     """
 
     __slots__ = (
@@ -52,8 +54,10 @@ class JudgedRequest:
         "has_body",
         "head",
         "may_wait",
+        "plain",
         "returning",
         "route",
+        "size",
         "ties",
     )
 
@@ -72,15 +76,22 @@ class JudgedRequest:
         if not route.looks_at_source:
             self.returning = route.recognise("", head.host, head.path, head.values)
         self.closes = not connection.persistent
+        self.plain = bool(head.authority) and not (self.has_body or self.may_wait or ties or self.by_rule)
+        self.size = len(head.raw)
 
 
 class Requests:
-    """Reads the requests of one service."""
+    """Reads the requests of one service.
+
+    Attributes:
+        known: the request that is all of these bytes (at most LONGEST), if it came before; None: `read` them.
+    """
 
     def __init__(self, reader: RequestReader, routes: Routes[Route]) -> None:
         self._reader = reader
         self._routes = routes
         self._memory: Recurring[JudgedRequest] = Recurring()
+        self.known = self._memory.get
 
     def read(self, data: bytes | bytearray, seen: int = 0) -> JudgedRequest | None:
         """The request whose head stands at the start of `data`; None when more bytes are needed.
@@ -122,11 +133,25 @@ class JudgedAnswer:
         interim: it is a 1xx, and the answer proper is still to come.
         persistent: the server is willing to go on after it.
         ties: it offers, continues or confirms the authentication of its whole connection.
+        plain: a final answer of known length that leaves its connection as it is.
+        status: of the answer.
         finished: by route, the head for the client of a common request whose connection goes on, without a cookie of
             ours and the empty line; for heads that are remembered.
     """
 
-    __slots__ = ("connection", "finished", "framing", "head", "interim", "kind", "length", "persistent", "ties")
+    __slots__ = (
+        "connection",
+        "finished",
+        "framing",
+        "head",
+        "interim",
+        "kind",
+        "length",
+        "persistent",
+        "plain",
+        "status",
+        "ties",
+    )
 
     def __init__(self, head: ResponseHead, framing: Framing, connection: Connection, ties: bool) -> None:
         self.head = head
@@ -137,15 +162,22 @@ class JudgedAnswer:
         self.length = framing.length if kind in (Kind.LENGTH, Kind.NONE) else -1
         self.interim = kind is Kind.NONE and head.status < 200
         self.persistent = connection.persistent and kind is not Kind.UNTIL_CLOSE
+        self.plain = self.persistent and self.length >= 0 and not (ties or self.interim)
+        self.status = head.status
         self.finished: dict[Route, bytes] = {}
 
 
 class Answers:
-    """Reads the answers of one service's servers."""
+    """Reads the answers of one service's servers.
+
+    Attributes:
+        known: the answer to a common request whose head is these bytes, if it came before; None: `read` them.
+    """
 
     def __init__(self, reader: ResponseReader) -> None:
         self._reader = reader
         self._memory: Recurring[JudgedAnswer] = Recurring()
+        self.known = self._memory.get
 
     def read(self, data: memoryview, seen: int, asked: JudgedRequest) -> JudgedAnswer | None:
         """The answer whose head stands at the start of `data`; None when more bytes are needed.

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from mailbalancer.ipc.board import Count
+from mailbalancer.ipc.board import Availability, Count, Slot
 from mailbalancer.model import Endpoint
 from mailbalancer.tls import verify
 from mailbalancer.wire.http_body import Body, Kind, open_body
 from mailbalancer.wire.http_head import BadMessage
+from mailbalancer.wire.recurring import LONGEST
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.http_judged import JudgedAnswer, JudgedRequest
 from mailbalancer.worker.http_route import Returning, Route
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from mailbalancer.worker.http_connection import HttpConnection
 
 #: A connection that was idle for longer is looked at before a request is sent on it: servers close idle ones.
-TRUSTED_IDLE_S = 0.5
-_CHUNKED = Kind.CHUNKED
+TRUSTED_IDLE_S: Final = 0.5
+_CHUNKED: Final = Kind.CHUNKED
+_READY: Final = int(Availability.READY)
+_EMPTY_LINE: Final = b"\r\n\r\n"
 
 
 class ServerLink(Placement):
@@ -49,11 +52,14 @@ class ServerLink(Placement):
     """
 
     __slots__ = (
+        "_came",
+        "_cell_in",
+        "_cell_out",
+        "_ready_cell",
         "_seen",
         "_waiting",
+        "_went",
         "body",
-        "cell_in",
-        "cell_out",
         "client",
         "deaf",
         "idle_at",
@@ -87,7 +93,8 @@ class ServerLink(Placement):
         self.persistent = True
         self._waiting = b""
         self._seen = 0
-        self.cell_in = self.cell_out = 0
+        self._came = self._went = 0  # bytes that the board does not know of yet
+        self._cell_in = self._cell_out = self._ready_cell = 0
 
     # ------------------------------------------------------------ to a server
 
@@ -118,8 +125,20 @@ class ServerLink(Placement):
 
     def _count_on(self, target: Target) -> None:
         engine = self._engine
-        self.cell_in = engine.cell(target.slot, Count.BYTES_IN)
-        self.cell_out = engine.cell(target.slot, Count.BYTES_OUT)
+        self.settle()
+        self._cell_in = engine.cell(target.slot, Count.BYTES_IN)
+        self._cell_out = engine.cell(target.slot, Count.BYTES_OUT)
+        self._ready_cell = engine.board.slot(target.slot, Slot.AVAILABILITY)
+        engine.relays.add(self)
+
+    def settle(self) -> None:
+        """Bring the board's counters up to what has been moved: now and then, because each event would cost more."""
+        ints = self._engine.ints
+        if self._went:
+            ints[self._cell_in] += self._went
+        if self._came:
+            ints[self._cell_out] += self._came
+        self._went = self._came = 0
 
     def move_to(self, route: Route) -> None:
         """The next request takes another route to the same server: it is counted there from now on."""
@@ -188,6 +207,8 @@ class ServerLink(Placement):
         self.client.linked(self)
 
     def give_up(self) -> None:
+        self.settle()
+        self._engine.relays.discard(self)
         if self.stream is not None:
             self.stream.close()
             self.stream = None
@@ -205,6 +226,29 @@ class ServerLink(Placement):
 
     # ------------------------------------------------------------ asking
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether its server is given new clients."""
+        return self._engine.ints[self._ready_cell] == _READY
+
+    def serves(self, route: Route, returning: Returning, source: str) -> bool:
+        """Whether its client's next request may go here, too. The usual case first: the same route again, nothing that
+        speaks for another server, and a server that was heard of a moment ago."""
+        wanted, key, _ = returning
+        engine, target = self._engine, self.target
+        assert target is not None
+        if (
+            self.way is route
+            and not key
+            and (not wanted or wanted == target.name)
+            and self.address == source
+            and engine.ints[self._ready_cell] == _READY
+            and engine.reactor.now - self.idle_at < TRUSTED_IDLE_S
+            and not self.deaf
+        ):
+            return True
+        return self.service.keeps(route, self, returning, source) and self.is_quiet()
+
     def is_quiet(self) -> bool:
         """Whether the server still listens. A connection that it has closed, or spoken on unasked, is of no use: a
         request that may have reached a server is not sent again, so it is better not sent on that one."""
@@ -217,7 +261,7 @@ class ServerLink(Placement):
 
     def send(self, data: bytes | memoryview) -> None:
         """A part of the request. Where it does not go any more, the server's answer, if there is one, still counts."""
-        self._engine.ints[self.cell_in] += len(data)
+        self._went += len(data)
         if self.deaf:
             return
         assert self.stream is not None
@@ -236,6 +280,12 @@ class ServerLink(Placement):
     def blocked(self) -> bool:
         return self.stream is not None and self.stream.blocked
 
+    def listen(self) -> None:
+        """Between requests whatever the server says, if only that it closes, is wanted at once: also where its last
+        answer came faster than its client took it, and reading was paused."""
+        if self.stream is not None and self.stream.averted:
+            self.stream.resume()
+
     def writable(self, stream: Stream) -> None:
         if self.client is not None:
             self.client.server_writable()
@@ -243,21 +293,37 @@ class ServerLink(Placement):
     # ------------------------------------------------------------ reading the answer
 
     def readable(self, stream: Stream) -> None:
+        """Bytes of the answer. One that is here whole, and whose head came before, takes the shortest way there is."""
         client = self.client
         if client is None or not client.expects_answer:
             self._spoken_unasked()
             return
-        buffer = self.service.buffer
+        service = self.service
+        buffer = service.buffer
         try:
-            n = stream.receive(buffer)
+            n = stream.read_into(buffer)
         except OSError as error:
-            client.server_broke(_words(error))
+            n = self._not_read(client, stream, error)
+        if n <= 0:
+            if not n:
+                self._ended(client, stream)
             return
-        if n > 0:
-            self._engine.ints[self.cell_out] += n
+        self._came += n
+        if self.body is not None or self._waiting or self.served == 1:
             self._read_answer(client, buffer[:n])
-        elif n != NOTHING:
-            self._ended(client, stream)
+            return
+        begins = buffer[: n if n < LONGEST else LONGEST].tobytes()
+        length = begins.find(_EMPTY_LINE) + 4
+        answer = service.answers.known(begins[:length])
+        if answer is None or answer.length != n - length or not client.pass_whole(answer, buffer[length:n]):
+            self._read_heads(client, buffer[:n])
+
+    def _not_read(self, client: HttpConnection, stream: Stream, error: OSError) -> int:
+        try:
+            return stream.not_read(error)
+        except OSError as broke:
+            client.server_broke(_words(broke))
+            return NOTHING
 
     def _read_answer(self, client: HttpConnection, data: memoryview) -> None:
         body = self.body

@@ -47,6 +47,8 @@ class HttpService(Service):
     def __init__(self, engine: Engine, tell: Callable[[Up], None]) -> None:
         super().__init__(engine, tell)
         self.retired = False
+        self._requests_cell = 0
+        self.asked = 0  # requests that the board does not know of yet
         self.sources = SourceLimits(0, 0)
         self.channels = Channels()
         self._idle: dict[Target, list[ServerLink]] = {}
@@ -74,7 +76,9 @@ class HttpService(Service):
         self.trusts = bool(http.trust)
         self.shared = http.shared
         self.unguarded = not (http.limits.requests_per_source_s or self.trusts)  # no request is refused for its client
-        self.requests_cell = engine.cell(slot, Count.REQUESTS)
+        self.settle()
+        self._requests_cell = engine.cell(slot, Count.REQUESTS)
+        engine.relays.add(self)
         self.long_polls_cell = engine.cell(slot, Count.LONG_POLLS)
         self.pinned_cell = engine.cell(slot, Count.PINNED)
         self._reused_cell = engine.cell(slot, Count.REUSED)
@@ -111,8 +115,16 @@ class HttpService(Service):
         super().retire()
         self.retired = True
         self.unguarded = False
+        self.settle()
+        self._engine.relays.discard(self)
         self.drop_all_idle()
         self._engine.let_idle_ones_leave(self)
+
+    def settle(self) -> None:
+        """Tell the board how many requests came."""
+        if self.asked:
+            self._engine.ints[self._requests_cell] += self.asked
+            self.asked = 0
 
     # ------------------------------------------------------------ admission
 

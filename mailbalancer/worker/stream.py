@@ -19,6 +19,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from mailbalancer.worker.engine import Engine
@@ -55,7 +56,10 @@ class Stream:
     """A connected, non-blocking socket. Owns it.
 
     Attributes:
+        averted: input is not looked at: the handshake is under way, or reading is paused.
         blocked: bytes wait to be written.
+        read_into: reads into a buffer of at least RECORD_BYTES; how many bytes, 0 at an orderly end. What it raises
+            instead is for `not_read` to judge. `receive` is both in one, and costs a call more.
         truncated: the peer ended TLS without saying so (no close_notify): what came last may not be all.
         closed: the socket is no longer ours.
     """
@@ -64,14 +68,15 @@ class Stream:
         "_engine",
         "_mask",
         "_out",
-        "_recv_into",
         "_send_to",
         "_shaking",
         "_tls",
         "_watched",
+        "averted",
         "blocked",
         "closed",
         "owner",
+        "read_into",
         "sock",
         "truncated",
     )
@@ -81,7 +86,7 @@ class Stream:
         self._engine = engine
         self.owner = owner
         self.sock = sock
-        self._recv_into: Callable[[memoryview, int], int] = sock.recv_into
+        self.read_into: Callable[[memoryview], int] = sock.recv_into
         self._send_to: Callable[[bytes | bytearray | memoryview], int] = sock.send
         self._tls: ssl.SSLSocket | None = None
         self._shaking = False
@@ -90,6 +95,7 @@ class Stream:
         self.truncated = False
         self.closed = False
         self._mask = _READING
+        self.averted = False
         self._watched = True
         if watched:
             engine.reactor.rewatch(sock, self._on_event, _READING)
@@ -126,8 +132,8 @@ class Stream:
         # wrap_socket has taken the descriptor over: the same number, so epoll and the reactor need not be told
         assert tls.fileno() == watched_as
         self.sock = self._tls = tls
-        self._recv_into, self._send_to = tls.recv_into, tls.send
-        self._shaking = True
+        self.read_into, self._send_to = _methods(tls)
+        self._shaking = self.averted = True
         self._shake()
 
     @property
@@ -154,7 +160,7 @@ class Stream:
         except OSError as error:
             self.owner.broken(self, error)
             return
-        self._shaking = False
+        self._shaking = self.averted = False
         self._watch(_READING)
         self.owner.secured(self)
 
@@ -167,12 +173,22 @@ class Stream:
             OSError: the connection broke.
         """
         try:
-            return self._recv_into(buffer, len(buffer))  # told the size, SSLSocket makes no view to find it out
-        except _LATER:
+            return self.read_into(buffer)
+        except OSError as error:
+            return self.not_read(error)
+
+    def not_read(self, error: OSError) -> int:
+        """What it means that `read_into` raised: NOTHING, or 0 for an end.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        if isinstance(error, _LATER):
             return NOTHING
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError) as error:
+        if isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
             self.truncated = isinstance(error, ssl.SSLEOFError)
             return 0
+        raise error
 
     def pause(self) -> None:
         """Leave what comes in the kernel: the client or server is slowed down, not forgotten."""
@@ -300,7 +316,7 @@ class Stream:
     # ------------------------------------------------------------ events
 
     def _on_event(self, events: int) -> None:
-        if events == _INPUT and self._mask & _INPUT and not self._shaking:
+        if events == _INPUT and not self.averted:
             self.owner.readable(self)
             return
         if self._shaking:
@@ -321,8 +337,18 @@ class Stream:
         if mask == self._mask or self.closed:
             return
         self._mask = mask
+        self.averted = self._shaking or not mask & _INPUT
         if self._watched:
             self._engine.reactor.change(self.sock, mask)
         else:
             self._watched = True
             self._engine.reactor.watch_level(self.sock, self._on_event, mask)
+
+
+def _methods(tls: ssl.SSLSocket) -> tuple[Callable[[memoryview], int], Callable[[bytes | bytearray | memoryview], int]]:
+    """How to read and write. CPython's own object behind the socket spares two Python frames in each direction, 1 µs of
+    the 20 of a request; where it is not to be had, the socket does the same."""
+    inner = getattr(tls, "_sslobj", None)
+    if inner is None:
+        return tls.recv_into, tls.send
+    return partial(inner.read, 0), inner.write  # 0: as much as the buffer holds
