@@ -18,6 +18,7 @@ from mailbalancer.config.build_check import unreadable
 from mailbalancer.config.build_l4 import overlap
 from mailbalancer.config.build_maintenance import build_windows
 from mailbalancer.config.build_service import Available, Known, build_l4_service, build_service, unavailable
+from mailbalancer.config.build_source import warn_of_shared_relay
 from mailbalancer.config.problems import Path, formatted, hint
 from mailbalancer.config.report import Report
 from mailbalancer.config.validate import Checked
@@ -48,6 +49,7 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
     _refuse_shared_listeners(report, services, admin)
     _refuse_shared_forwarding(report, services)
     _refuse_loops(report, services)
+    warn_of_shared_relay(report, services)
     _refuse_unequal_groups(report, services)
     certificates = _certificates(report, document)
     _warn_of_unused(report, document)

@@ -163,3 +163,29 @@ def _warn_of_open_relay(report: Report, path: Path, classes: Sequence[model.Sour
                 f"class '{one.name}' has all of {wide[0]}: a server that relays for {one.addresses[0]} relays for all "
                 "of these clients",
             )
+
+
+def warn_of_shared_relay(report: Report, services: Sequence[model.Service]) -> None:
+    """An address that is kept for a few clients of one service must not be everybody's in another: the server sees the
+    address alone."""
+    for service in services:
+        for at, one in enumerate(service.source.classes[:-1]):
+            for other in services:
+                path: Path = ("services", service.name, "source", "classes", at)
+                if other is not service and (shared := _everybodys(other).intersection(one.addresses)):
+                    machines = _machines(service) & _machines(other)
+                    if machines:
+                        report.warning(
+                            path,
+                            f"class '{one.name}' leaves from {min(shared)}, and so does everybody in service "
+                            f"{other.name}: {min(machines)}, if it relays for this address, is an open relay",
+                        )
+
+
+def _everybodys(service: model.Service) -> set[str]:
+    """The addresses that any client of this service can leave from."""
+    return set(service.source.classes[-1].addresses) if service.source.classes else set()
+
+
+def _machines(service: model.Service) -> set[str]:
+    return {member.endpoint.host for pool in service.pools() for member in pool.members}

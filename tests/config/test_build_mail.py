@@ -166,3 +166,30 @@ def test_what_is_dangerous_is_said(load: Load, folder: Path, text: str, said: st
     config = load(HEAD + f"  s: {{mode: smtp, listen: ':25', real_servers: [ex1, ex2], {text}}}\n", folder)
     assert len(config.warnings) == 2  # the certificate is in no service
     assert any(said in warning for warning in config.warnings)
+
+
+@pytest.mark.parametrize(
+    ("classes", "server", "warned"),
+    [
+        ("[{name: all, clients: any, address: 10.0.2.6}]", "ex1", True),
+        ("[{name: all, clients: any, address: [10.0.2.9, 10.0.2.8]}]", "ex2", True),
+        ("[{name: all, clients: any, address: 10.0.2.9}]", "ex1", False),
+        ("[{name: all, clients: any, address: 10.0.2.6}]", "ex3", False),
+        (
+            "[{name: few, clients: 10.1.20.9, address: 10.0.2.6}, {name: all, clients: any, address: 10.0.2.9}]",
+            "ex1",
+            False,
+        ),
+    ],
+)
+def test_an_address_for_a_few_is_not_everybodys_in_another_service(
+    load: Load, folder: Path, classes: str, server: str, warned: bool
+) -> None:
+    """The server sees the address alone, whatever service it comes from."""
+    text = HEAD.replace("real_servers: {", "real_servers: {ex3: 10.0.2.13, ", 1)
+    text += f"  s: {{mode: smtp, listen: ':25', real_servers: [ex1, ex2], {CLASSES}}}\n"
+    text += f"  t: {{mode: tcp, listen: ':26', real_servers: [{server}], source: {{classes: {classes}}}}}\n"
+    found = [warning for warning in load(text, folder).warnings if "services.s.source" in warning]
+    assert bool(found) is warned
+    if warned:
+        assert "so does everybody in service t: 10.0.2.1" in found[0]
