@@ -867,6 +867,30 @@ def explain(config: str, client: str, name: str, server: str, svg: bool, as_json
             _say(paths.together(ways))
 
 
+@commands.command(short_help="Examine everything, and say what is wrong, the worst first.")
+@_config_option
+@_json_option
+def doctor(config: str, as_json: bool) -> None:
+    """Examine the way of every kind of client to every real server, the balancer, its certificates and this machine.
+
+    The worst is said first, each with its remedy. The exit code is 1 when something is broken or a risk. Root sees
+    more than others.
+
+    \b
+    Example:
+      mailbalancer doctor -c /etc/mailbalancer/mailbalancer.yaml
+    """
+    from mailbalancer.control import doctor as room
+
+    loaded = _load(config)
+    found = room.visit(loaded, _status_if_running(loaded))
+    if as_json:
+        _print_json([{**dataclasses.asdict(one), "severity": one.severity.name.lower()} for one in found])
+    else:
+        _say(room.text(found))
+    sys.exit(0 if all(one.severity is room.Severity.NOTE for one in found) else 1)
+
+
 def _status_if_running(config: Config) -> Any:
     """None when no balancer runs: what the configuration and the network tell is still worth showing."""
     from mailbalancer.control.client import request
