@@ -723,6 +723,7 @@ class Config:
     alarms: Alarms = Alarms()
     windows: tuple[Window, ...] = ()  # planned maintenance
     certificates: tuple[Certificate, ...] = ()
+    certificates_dir: str = ""  # where certificates are written that come in through the door
     stop_timeout_s: float = 30.0  # SIGTERM: sessions may finish for this long
     board_slots: int = 4096
     warnings: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from aiohttp import web
@@ -20,9 +20,12 @@ from mailbalancer.admin.audit import Audit
 from mailbalancer.admin.edit import MissingError
 from mailbalancer.admin.gate import Asked, Gate, Refused, Visitor, check_change, permit
 from mailbalancer.admin.operation import NAME_PATTERN, TAG_PATTERN, Call, Operation, Reply
+from mailbalancer.admin.tokens import Role
 from mailbalancer.errors import ConfigError, MailbalancerError
 from mailbalancer.log import Log
 
+#: Who is written down for commands that came through the control socket.
+ON_THIS_MACHINE = "command-line"
 MAX_BODY_BYTES = 2 * 1024 * 1024
 #: A body that has not come within this time will not come.
 BODY_S = 15.0
@@ -65,8 +68,33 @@ class Runner:
         if not operation.audited:
             return answer(await self._run(operation, request, visitor))
         what = f"{operation.name} {request.path}"
+        return answer(await self._recorded(visitor, what, lambda: self._run(operation, request, visitor), request))
+
+    async def obey(self, operation: Operation, arguments: Mapping[str, Any]) -> Any:
+        """The same for a command of the control socket: whoever may use that may do everything.
+
+        Args:
+            arguments: the words of the operation's path, and `query` and `body` where it has them.
+
+        Raises:
+            MailbalancerError: it is refused.
+        """
+        call = commanded(operation, arguments)
+
+        async def run() -> Reply:
+            return Reply(await operation.handler(call))
+
+        if not operation.audited:
+            return (await run()).body
+        what = f"{operation.name} {' '.join(call.path.values())}"
+        return (await self._recorded(call.visitor, what, run, {"body": call.body})).body
+
+    async def _recorded(
+        self, visitor: Visitor, what: str, run: Callable[[], Awaitable[Reply]], request: MutableMapping[Any, Any]
+    ) -> Reply:
+        """Run a change, and write down that it was made or refused. `request` has its body once it was read."""
         try:
-            reply = await self._run(operation, request, visitor)
+            reply = await run()
         except MailbalancerError as error:
             self._audit.record(visitor, what, f"refused: {error}")
             raise
@@ -74,7 +102,7 @@ class Runner:
         before, after = facts.get("before", ""), facts.get("state", facts.get("diff", ""))
         done = "looked at" if facts.get("applied") is False else "done"
         self._audit.record(visitor, f"{what} {_shown(request)}".strip(), done, _compact(before), _compact(after))
-        return answer(reply)
+        return reply
 
     async def _run(self, operation: Operation, request: web.Request, visitor: Visitor) -> Reply:
         path = _path(request.match_info)
@@ -90,6 +118,20 @@ class Runner:
         call = Call(visitor, path, query, given, _if_match(request) if operation.guarded else "")
         result = await operation.handler(call)
         return result if isinstance(result, Reply) else Reply(result)
+
+
+def commanded(operation: Operation, arguments: Mapping[str, Any]) -> Call:
+    """A command as the operation wants it.
+
+    Raises:
+        Refused: it is not as described.
+    """
+    given = dict(arguments)
+    query = _validated(operation.query, given.pop("query", {}), "options")
+    sent = given.pop("body", None)
+    body = _validated(operation.body, sent, "body") if operation.body is not None else None
+    path = _path({word: str(value) for word, value in given.items()})
+    return Call(Visitor(ON_THIS_MACHINE, Role.ADMIN, "control socket"), path, query, body)
 
 
 def failure(error: Exception, log: Log) -> web.Response:
@@ -184,7 +226,7 @@ def _query(request: web.Request) -> dict[str, str]:
 
 def _validated(model: type[BaseModel], given: Any, where: str) -> BaseModel:
     try:
-        if where == "body":
+        if where != "query":
             return model.model_validate(given, strict=True)
         return model.model_validate_strings(given)
     except ValidationError as error:
@@ -192,9 +234,10 @@ def _validated(model: type[BaseModel], given: Any, where: str) -> BaseModel:
         raise Refused(400, f"the {where} is not as described: {'; '.join(problems)[:1000]}") from None
 
 
-def _shown(request: web.Request) -> str:
+def _shown(request: MutableMapping[Any, Any]) -> str:
+    """What was sent: no whole files, and of secrets only that they came."""
     given = request.get("body")
-    return given.model_dump_json(exclude={"text"}) if given is not None else ""
+    return given.model_dump_json(exclude={"text", "pem"}) if given is not None else ""
 
 
 def _compact(value: Any) -> str:

@@ -1,52 +1,79 @@
-"""Our certificates as facts: names, dates, who uses them. Never their keys.
+"""Our certificates as facts: names, dates, who shows them to whom. Never their keys.
 
-Decides: that they are looked at once for each configuration, as the workers got them.
-Refuses to know: how they are served.
+Decides: which names a client asks for to be shown a certificate, and who uses it.
+Refuses to know: files, and how certificates are served. PURE: facts of the status report in, facts out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from mailbalancer.model import Config
-from mailbalancer.tls.certificate import today
-from mailbalancer.tls.material import CertificateError, Material, read_material
+from mailbalancer.tls.material import Material
+from mailbalancer.tls.names import Names
+
+Facts = Mapping[str, Any]
+_DOOR = "the page and the API"
 
 
-class Certificates:
-    """The certificates of one configuration at a time."""
-
-    def __init__(self) -> None:
-        self._config: Config | None = None
-        self._read: dict[str, Material | CertificateError] = {}
-
-    def listed(self, config: Config) -> list[dict[str, Any]]:
-        """Every certificate of this configuration."""
-        if config is not self._config:
-            self._config, self._read = config, {}
-            for listed in config.certificates:
-                try:
-                    self._read[listed.name] = read_material(listed)
-                except CertificateError as error:
-                    self._read[listed.name] = error
-        now = today()
-        return [_facts(name, found, config, now) for name, found in self._read.items()]
+def listed(report: Facts, config: Config) -> list[dict[str, Any]]:
+    """Every certificate that runs, with the services that show it, the names they show it for, and whether Exchange
+    shows the same (Extended Protection)."""
+    names = {one["name"]: one["names"] for one in report["certificates"]}
+    return [
+        {
+            **one,
+            "shown_by": [shown for service in report["services"] if (shown := _shown(one, service, names))],
+            "door": config.admin.certificate == one["name"],
+            "extended_protection": list(_protection(one["name"], report)),
+        }
+        for one in report["certificates"]
+    ]
 
 
-def _facts(name: str, found: Material | CertificateError, config: Config, now: datetime) -> dict[str, Any]:
-    services = [s.name for s in config.services if s.client_tls is not None and name in s.client_tls.certificates]
-    used = {"name": name, "services": services}
-    if isinstance(found, CertificateError):
-        return {**used, "names": [], "days_left": None, "warnings": [str(found)]}
-    seen = found.seen
+def facts(material: Material, now: datetime) -> dict[str, Any]:
+    """One certificate by itself."""
+    seen = material.seen
     return {
-        **used,
-        "names": list(seen.names),
+        "name": material.name,
+        "names": list(material.names),
         "issuer": seen.issuer,
+        "key": seen.key,
         "not_before": f"{seen.not_before:%Y-%m-%dT%H:%M:%SZ}",
         "not_after": f"{seen.not_after:%Y-%m-%dT%H:%M:%SZ}",
         "days_left": seen.days_left(now),
         "sha256": seen.sha256,
-        "warnings": list(found.warnings),
     }
+
+
+def users(config: Config, name: str) -> list[str]:
+    """Who needs this certificate."""
+    services = [s.name for s in config.services if s.client_tls is not None and name in s.client_tls.certificates]
+    found = [f"service {service}" for service in services]
+    return [*found, _DOOR] if config.admin.certificate == name else found
+
+
+def _shown(one: Facts, service: Facts, names: Mapping[str, list[str]]) -> dict[str, Any] | None:
+    clients = service.get("client_tls")
+    offered = [name for name in clients["certificates"] if name in names] if clients else []
+    if one["name"] not in offered:
+        return None
+    chosen = Names([(name, names[name]) for name in offered])
+    sni = [name for name in one["names"] if chosen.choose(name) == one["name"]]
+    return {"service": service["name"], "default": chosen.default == one["name"], "sni": sni}
+
+
+def _protection(name: str, report: Facts) -> Iterator[dict[str, Any]]:
+    """What is known of the real servers behind the services that show this certificate."""
+    for service in report["services"]:
+        clients = service.get("client_tls")
+        if not clients or name not in clients["certificates"]:
+            continue
+        for pool in service["pools"]:
+            for server in pool["real_servers"]:
+                found = server.get("extended_protection")
+                if found:
+                    place = {"service": service["name"], "route": pool["route"], "real_server": server["name"]}
+                    yield {**place, "binding": found["binding"], "text": found["text"]}

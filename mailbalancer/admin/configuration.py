@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from mailbalancer.config.load import load_text
 from mailbalancer.errors import MailbalancerError
 
 Change = Callable[[str], str]
+#: What has to be on the disk before a text can be checked, from the text that is there now; taken back by itself.
+Beside = Callable[[str], AbstractContextManager[None]]
 
 
 class Configuration:
@@ -71,12 +74,21 @@ class Configuration:
         """
         return list(load_text(text, str(self.path), folder=self.path.parent).warnings)
 
-    async def change(self, change: Change, if_match: str, who: str, what: str, dry_run: bool = False) -> dict[str, Any]:
+    async def change(
+        self,
+        change: Change,
+        if_match: str,
+        who: str,
+        what: str,
+        dry_run: bool = False,
+        beside: Beside | None = None,
+    ) -> dict[str, Any]:
         """Apply a change and write it to the file.
 
         Args:
             if_match: the etag that the writer has seen.
             dry_run: say what would happen, and do nothing.
+            beside: another file that changes with it; both do, or neither.
 
         Raises:
             Refused: 412 the file has changed since, 428 no etag.
@@ -90,23 +102,24 @@ class Configuration:
             if if_match not in ("*", etag(old)):
                 raise Refused(412, "the configuration has changed since you read it", "read it again")
             fresh = change(old)
-            warnings = self.check(fresh)
-            told = {"etag": etag(fresh), "diff": difference(old, fresh), "warnings": warnings, "applied": not dry_run}
-            if dry_run:
-                return {**told, "etag": etag(old), "changes": []}
-            result = await self._apply(old, fresh, who, what)
-            return {**told, "changes": result["changes"], "warnings": [*result["warnings"], *warnings]}
+            with beside(old) if beside is not None else nullcontext():
+                return await self._checked_and_applied(old, fresh, who, what, dry_run)
+
+    async def _checked_and_applied(self, old: str, fresh: str, who: str, what: str, dry_run: bool) -> dict[str, Any]:
+        warnings = self.check(fresh)
+        told = {"etag": etag(fresh), "diff": difference(old, fresh), "warnings": warnings, "applied": not dry_run}
+        if dry_run:
+            return {**told, "etag": etag(old), "changes": []}
+        result = await self._apply(old, fresh, who, what)
+        return {**told, "changes": result["changes"], "warnings": [*result["warnings"], *warnings]}
 
     async def _apply(self, old: str, fresh: str, who: str, what: str) -> dict[str, Any]:
-        files.replace(self.path, fresh.encode())
-        self._by = (who, what)
-        try:
-            result: dict[str, Any] = await self._desk.obey("reload", {})
-        except BaseException:
-            files.replace(self.path, old.encode())
-            raise
-        finally:
-            self._by = ("file", "changed by hand")
+        with files.replaced(self.path, fresh.encode()) if fresh != old else nullcontext():
+            self._by = (who, what)
+            try:
+                result: dict[str, Any] = await self._desk.obey("reload", {})
+            finally:
+                self._by = ("file", "changed by hand")
         return result
 
 

@@ -6,18 +6,23 @@ Refuses to know: what is in them.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mailbalancer.errors import MailbalancerError
 
 
-def replace(path: Path, content: bytes, mode: int = 0o640, owner: tuple[int, int] | None = None) -> None:
+def replace(
+    path: Path, content: bytes, mode: int = 0o640, owner: tuple[int, int] | None = None, *, keep: bool = True
+) -> None:
     """Put `content` in place of the file, or make it with `mode` and `owner` (user and group id).
 
-    A symbolic link stays one: the file it leads to is replaced.
+    With `keep` a file that is there keeps its own mode and owner. A symbolic link stays one: the file it leads to is
+    replaced.
 
     Raises:
         MailbalancerError: it cannot be written; the old content is still there.
@@ -25,17 +30,67 @@ def replace(path: Path, content: bytes, mode: int = 0o640, owner: tuple[int, int
     target = path.resolve()
     fresh = target.with_name(f".{target.name}.new")
     try:
-        mode, owner = _kept(target, mode, owner)
+        if keep:
+            mode, owner = _kept(target, mode, owner)
         _write_through(fresh, content, mode, owner)
         fresh.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
         with suppress(OSError):
             fresh.unlink()
-        raise MailbalancerError(
-            f"{path} cannot be written: {error.strerror or error}",
-            f"let the user that runs this write to {target.parent} (a new file is put beside the old one)",
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
+def replaced(
+    path: Path, content: bytes, mode: int = 0o640, owner: tuple[int, int] | None = None, *, keep: bool = True
+) -> Iterator[None]:
+    """`replace`, and what was there before comes back when the block raises.
+
+    It waits beside the file under a name of its own, so that to bring it back needs no room on the disk.
+
+    Raises:
+        MailbalancerError: it cannot be written; the old content is still there.
+    """
+    target = path.resolve()
+    old = target.with_name(f".{target.name}.old")
+    there = _set_aside(target, old)
+    try:
+        replace(path, content, mode, owner, keep=keep)
+        try:
+            yield
+        except BaseException:
+            if there:
+                old.replace(target)
+            else:
+                target.unlink(missing_ok=True)
+            raise
+    finally:
+        with suppress(OSError):
+            old.unlink(missing_ok=True)
+
+
+def _set_aside(target: Path, old: Path) -> bool:
+    """A second name for what is there; a copy where the file may not have two (fs.protected_hardlinks)."""
+    try:
+        old.unlink(missing_ok=True)
+        if not target.exists():
+            return False
+        try:
+            os.link(target, old)
+        except OSError:
+            status = target.stat()
+            _write_through(old, target.read_bytes(), stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    return True
+
+
+def _unwritable(path: Path, error: OSError) -> MailbalancerError:
+    remedy = f"let the user that runs this write to {path.resolve().parent} (a new file is put beside the old one)"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "make room on that disk"
+    return MailbalancerError(f"{path} cannot be written: {error.strerror or error}", remedy)
 
 
 def _kept(target: Path, mode: int, owner: tuple[int, int] | None) -> tuple[int, tuple[int, int] | None]:

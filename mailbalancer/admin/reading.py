@@ -15,7 +15,6 @@ from pydantic import Field
 
 from mailbalancer.admin import maintenance, views
 from mailbalancer.admin.audit import Audit
-from mailbalancer.admin.certificates import Certificates
 from mailbalancer.admin.desk import Desk, Event
 from mailbalancer.admin.gate import Refused
 from mailbalancer.admin.history import POINTS, RESOLUTION_S, History
@@ -66,11 +65,10 @@ class Filled(Given):
 class Reading:
     """Answers from the desk, the history and the profiles."""
 
-    def __init__(self, desk: Desk, history: History, audit: Audit, certificates: Certificates) -> None:
+    def __init__(self, desk: Desk, history: History, audit: Audit) -> None:
         self._desk = desk
         self._history = history
         self._audit = audit
-        self._certificates = certificates
         self.events: deque[Event] = deque(maxlen=REMEMBERED_EVENTS)
         self.events.extend(desk.watch(self.events.append))
 
@@ -93,8 +91,6 @@ class Reading:
                 query=OfService),
             get("/persistence", "persistence", "Which client goes back to which real server", self.persistence,
                 "groups", query=OfGroup),
-            get("/certificates", "certificates", "Our certificates with the days they have left", self.certificates,
-                "certificates"),
             get("/profiles", "profiles", "Service templates with their parameters", self.profiles, "profiles"),
             get("/profiles/{profile}", "profile", "One service template as it is written", self.profile, "profile",
                 "text", query=Filled),
@@ -151,9 +147,6 @@ class Reading:
 
     async def persistence(self, call: Call) -> Any:
         return await self._desk.obey("persistence", {"group": call.query.group, "limit": call.query.limit})
-
-    async def certificates(self, call: Call) -> dict[str, Any]:
-        return {"certificates": self._certificates.listed(self._desk.config)}
 
     async def profiles(self, call: Call) -> dict[str, Any]:
         return {"profiles": [_profile(profile) for profile in list_profiles()]}

@@ -15,7 +15,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from mailbalancer.admin.alarm_bell import AlarmBell
 from mailbalancer.admin.api import MAX_BODY_BYTES, Runner, answer, asked, body, failure
 from mailbalancer.admin.archive import Archive
 from mailbalancer.admin.audit import Audit
-from mailbalancer.admin.certificates import Certificates
+from mailbalancer.admin.certifying import Certifying
 from mailbalancer.admin.configuration import Configuration
 from mailbalancer.admin.configuring import Configuring
 from mailbalancer.admin.desk import Desk, Event
@@ -94,6 +94,7 @@ class AdminServer:
         self._context: ssl.SSLContext | None = None
         self._desk: Desk | None = None
         self._sampling: asyncio.TimerHandle | None = None
+        self._commands: dict[str, Operation] = {}
 
     async def start(self, desk: Desk) -> None:
         """Open the door, if the configuration has one.
@@ -121,6 +122,19 @@ class AdminServer:
                 _fill(self._context, config)
         except MailbalancerError as error:
             self._log.error(f"admin: {error}; the door stays as it was")
+
+    @property
+    def commands(self) -> Collection[str]:
+        """What the control socket can ask for here."""
+        return self._commands
+
+    async def obey(self, command: str, arguments: dict[str, Any]) -> Any:
+        """One of `commands`.
+
+        Raises:
+            MailbalancerError: it is refused.
+        """
+        return await self._runner_of_operations.obey(self._commands[command], arguments)
 
     async def stop(self) -> None:
         """Close the door; nobody's request is waited for longer than a second."""
@@ -182,10 +196,9 @@ class AdminServer:
         self._gate = Gate(TokensFile(config.admin.tokens_file), config.admin.hosts)
         self._audit = Audit(self._log)
         self._history = History()
-        self._certificates = Certificates()
         folder = Path(config.state_file).parent / "configurations" if config.state_file else None
         self._configuration = Configuration(desk, Archive(folder))
-        reading = Reading(desk, self._history, self._audit, self._certificates)
+        reading = Reading(desk, self._history, self._audit)
         self._told = 0
         desk.watch(self._count)
         self._bell = AlarmBell(self._log)
@@ -200,6 +213,9 @@ class AdminServer:
             *Operating(desk).operations(),
             *Configuring(self._configuration).operations(),
         ]
+        certifying = Certifying(desk, self._configuration).operations()
+        self._commands = {operation.name: operation for operation in certifying}
+        operations += certifying
         operations.append(self._openapi(operations))
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
         app.router.add_routes([runner.route(operation) for operation in operations])
@@ -247,9 +263,8 @@ class AdminServer:
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         self._runner_of_operations.visitor(request, Role.METRICS)
         assert self._desk is not None
-        certificates = self._certificates.listed(self._desk.config)
-        lasting = [one for one in certificates if one["days_left"] is not None]
-        text = metrics.exposition(self._desk.report(), lasting, self._desk.timings())
+        report = self._desk.report()
+        text = metrics.exposition(report, report["certificates"], self._desk.timings())
         return answer(Reply(text.encode(), kind=metrics.CONTENT_TYPE))
 
     async def _live(self, request: web.Request) -> web.StreamResponse:

@@ -69,6 +69,7 @@ def build(report: Report, checked: Checked, profiles: Mapping[str, str]) -> mode
         alarms=build_alarms(report, document.alarms),
         windows=build_windows(report, document.maintenance, machines),
         certificates=certificates,
+        certificates_dir=report.file(document.certificates_dir),
         stop_timeout_s=document.stop_timeout_s,
         warnings=tuple(formatted(report.warnings)),
     )

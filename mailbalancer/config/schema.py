@@ -937,6 +937,7 @@ class Document(Strict):
     maintenance: Maintenance = Field(default_factory=Maintenance)
     workers: Workers = Field(default=None, description="auto: one per core")
     certificates: dict[Name, CertificateField] = Field(default_factory=dict)
+    certificates_dir: FilePath = "certs"
     real_servers: dict[Name, RealServerField] = Field(default_factory=dict)
     services: dict[Name, AnyService] = Field(default_factory=dict)
     profiles: dict[Name, WholeProfile] = Field(default_factory=dict)

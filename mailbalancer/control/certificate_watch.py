@@ -76,6 +76,8 @@ class CertificateWatch:
                 "name": material.name,
                 "names": list(material.names),
                 "issuer": material.seen.issuer,
+                "key": material.seen.key,
+                "not_before": f"{material.seen.not_before:%Y-%m-%dT%H:%M:%SZ}",
                 "not_after": f"{material.seen.not_after:%Y-%m-%dT%H:%M:%SZ}",
                 "days_left": material.seen.days_left(now),
                 "sha256": material.seen.sha256,

@@ -17,6 +17,10 @@ TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
+class NobodyAnswers(ControlError):
+    """No balancer runs behind this control socket."""
+
+
 def request(socket_path: str, command: str, **arguments: Any) -> Any:
     """Send a command to the balancer behind this control socket and return its result.
 
@@ -66,7 +70,7 @@ def _explain(socket_path: str, error: OSError) -> ControlError:
             "see its log; is the machine busy?",
         )
     if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK):
-        return ControlError(
+        return NobodyAnswers(
             f"no balancer answers on {socket_path}",
             "is it running? (`systemctl status mailbalancer`); if it runs with another file, name that with -c",
         )

@@ -6,7 +6,7 @@ Refuses to know: HTTP, pages and tokens; that is another room's, and `wiring` br
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,6 +48,15 @@ class Door(Protocol):
         Raises:
             MailbalancerError: it cannot be opened.
         """
+        ...
+
+    @property
+    def commands(self) -> Collection[str]:
+        """What the control socket can ask of it."""
+        ...
+
+    async def obey(self, command: str, arguments: dict[str, Any]) -> Any:
+        """One of `commands`; raises MailbalancerError when it is refused."""
         ...
 
     async def follow(self, config: Config) -> None:

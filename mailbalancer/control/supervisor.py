@@ -428,6 +428,8 @@ class Supervisor:
     async def _obey(self, command: str, arguments: dict[str, Any]) -> Any:
         if command not in READ_ONLY or self._rollout.running is None:
             self._refuse_unless_ready()
+        if self._door is not None and command in self._door.commands:
+            return await self._door.obey(command, arguments)
         return await self._commands.run(command, arguments)
 
     def _report(self) -> dict[str, Any]:

@@ -12,19 +12,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from mailbalancer.log import one_line
 
 _NAMES_SHOWN = 4
 _NAME_CHARACTERS = 100
+#: As people call them (FIPS 186-5).
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """What is told about a certificate, safe to print.
 
-    `names`: the DNS names and addresses it is for; the common name if it has none.
+    `names`: the DNS names and addresses it is for; the common name if it has none. `key`: its kind, as `RSA 2048`.
     """
 
     names: tuple[str, ...]
@@ -32,6 +36,7 @@ class Certificate:
     not_before: datetime
     not_after: datetime
     sha256: str
+    key: str = ""
 
     def __str__(self) -> str:
         more = len(self.names) - _NAMES_SHOWN
@@ -64,8 +69,9 @@ def read(der: bytes) -> Certificate | None:
             not_before=parsed.not_valid_before_utc,
             not_after=parsed.not_valid_after_utc,
             sha256=hashlib.sha256(der).hexdigest(),
+            key=_kind(parsed.public_key()),
         )
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return None
 
 
@@ -77,6 +83,14 @@ def _names(parsed: x509.Certificate) -> tuple[str, ...]:
     addresses = (str(address) for address in alternative.get_values_for_type(x509.IPAddress))
     names = (_printable(name) for name in alternative.get_values_for_type(x509.DNSName))
     return (*names, *addresses) or (_common_name(parsed.subject),)
+
+
+def _kind(key: object) -> str:
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"RSA {key.key_size}"
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return f"ECDSA {_CURVES.get(key.curve.name, key.curve.name)}"
+    return type(key).__name__.removesuffix("PublicKey")
 
 
 def _common_name(name: x509.Name) -> str:

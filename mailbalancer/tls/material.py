@@ -18,7 +18,8 @@ from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.model import Certificate as Listed
@@ -28,6 +29,7 @@ from mailbalancer.tls.staple import Staple, StapleError, read_staple
 
 #: No chain and key come near this; a wrong path may lead to anything.
 FILE_BYTES = 1024 * 1024
+_RSA_BITS = 2048
 _KEY = re.compile(rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----\r?\n.*?-----END \1-----", re.DOTALL)
 _ENCRYPTED = re.compile(rb"ENCRYPTED PRIVATE KEY|^Proc-Type: *4, *ENCRYPTED", re.MULTILINE)
 
@@ -76,9 +78,22 @@ def read_material(listed: Listed, now: datetime | None = None) -> Material:
     Raises:
         CertificateError: the first thing that makes it unusable.
     """
-    now = now or today()
     chain_file = _read(listed.chain_file)
     key_file = _read(listed.key_file) if listed.key_file else chain_file
+    return _material(listed, chain_file, key_file, now or today())
+
+
+def material_of(name: str, pem: bytes, now: datetime | None = None) -> Material:
+    """The same for what is in no file yet: key, certificate and issuers as PEM.
+
+    Raises:
+        CertificateError: the first thing that makes it unusable.
+    """
+    sent = _File("what was sent", pem, exposed=False)
+    return _material(Listed(name, sent.path), sent, sent, now or today())
+
+
+def _material(listed: Listed, chain_file: _File, key_file: _File, now: datetime) -> Material:
     chain = _chain(chain_file)
     key_pem = _key_pem(key_file)
     _refuse_foreign_key(chain, chain_file, key_pem, key_file)
@@ -91,7 +106,13 @@ def read_material(listed: Listed, now: datetime | None = None) -> Material:
     pem = key_pem + b"\n" + b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain)
     _try(pem, chain_file.path)
     staple, staple_warning = _staple(listed, chain, now)
-    warnings = (_exposed(key_file), seen.expiry(now, 0), *_out_of_order(chain, chain_file.path), staple_warning)
+    warnings = (
+        _exposed(key_file),
+        seen.expiry(now, 0),
+        _weak(chain[0]),
+        *_out_of_order(chain, chain_file.path),
+        staple_warning,
+    )
     told = tuple(f"certificate '{listed.name}': {warning}" for warning in warnings if warning)
     return Material(listed.name, _host_names(chain[0]), seen, told, pem, staple)
 
@@ -228,6 +249,16 @@ def _exposed(key_file: _File) -> str:
     if not key_file.exposed:
         return ""
     return f"every user of this machine can read the private key in {key_file.path}; chmod o= {key_file.path}"
+
+
+def _weak(certificate: x509.Certificate) -> str:
+    """What OpenSSL's security level of this machine let pass, and clients may not (RFC 9325 section 4.5)."""
+    key, digest = certificate.public_key(), certificate.signature_hash_algorithm
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < _RSA_BITS:
+        return f"its RSA key has {key.key_size} bits, and fewer than {_RSA_BITS} are weak: have it issued for a new key"
+    if isinstance(digest, hashes.SHA1 | hashes.MD5):
+        return f"it is signed with {digest.name.upper()}, which clients refuse: have it issued again"
+    return ""
 
 
 def _out_of_order(chain: list[x509.Certificate], path: str) -> list[str]:

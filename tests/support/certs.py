@@ -83,6 +83,22 @@ class Authority:
         )
         return self._write(names[0], certificate, key)
 
+    def sign(self, request: x509.CertificateSigningRequest, days: float = 90) -> x509.Certificate:
+        """What an authority makes of a request: its key and its names."""
+        lifetime = datetime.timedelta(days=days)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(request.subject)
+            .issuer_name(self._name)
+            .public_key(request.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(_now() - datetime.timedelta(days=1))
+            .not_valid_after(_now() + lifetime)
+        )
+        for extension in request.extensions:
+            builder = builder.add_extension(extension.value, extension.critical)
+        return builder.sign(self._key, hashes.SHA256())
+
     def answer(
         self, issued: Issued, *, revoked: bool = False, starts_in_days: float = -1, days: float | None = 7
     ) -> bytes:
