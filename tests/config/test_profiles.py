@@ -207,7 +207,7 @@ def test_a_service_becomes_a_profile_and_a_service_again(tmp_path: Path) -> None
     (tmp_path / "web.yaml").write_text(text)
     again = "services: {web: {profile: web, vip: 10.0.1.1, real_servers: {a: , b: {weight: 3}}, "
     names = "host: mail.example.com, host_2: owa.example.com}}\nreal_servers: {a: 10.0.0.1, b: 10.0.0.2}\n"
-    config = door.load_text(again + names, profile_dirs=[tmp_path])
+    config = door.load_text(again + names, folder=tmp_path, profile_dirs=[tmp_path])
     (before,) = door.load(file).services
     (after,) = config.services
     assert (after.profile, after.line) == ("web-web", 1)
