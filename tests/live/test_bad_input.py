@@ -56,7 +56,7 @@ def an_authority_that_is_not_there(config: Config) -> None:
 
 
 def an_address_that_is_not_ours(config: Config) -> None:
-    config["services"]["smtp"]["listen"] = "192.0.2.1:2525"
+    config["services"]["smtp"]["listen"] = "203.0.113.1:2525"
 
 
 WRONG = [
@@ -71,7 +71,7 @@ WRONG = [
     ),
     (a_certificate_that_is_none, "certificates.mail: /etc/passwd holds no certificate in PEM form"),
     (an_authority_that_is_not_there, "check.verify.ca: /no/such/ca.pem cannot be read: No such file or directory; "),
-    (an_address_that_is_not_ours, "192.0.2.1 is not an address of this machine; correct `listen`"),
+    (an_address_that_is_not_ours, "203.0.113.1 is not an address of this machine; correct `listen`"),
 ]
 
 
