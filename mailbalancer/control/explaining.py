@@ -71,10 +71,26 @@ def _facts(service: Service, member: Member, network: Network) -> Facts:
     segment = network.segment_of(server)
     addresses = segment[0].addresses if segment else ()
     gateway = next((str(own.ip) for own in addresses if segment and own.network == segment[1]), "")
-    if service.l4 is None or service.l4.forward is not Forward.TUNNEL:
-        return Facts(str(server), gateway)
     mss = tunnel_mss(service, member, network)
-    return Facts(str(server), gateway, tunnel_mac(str(server)), VXLAN_NUMBER, VXLAN_PORT, mss)
+    balancer = gateway or own_address_towards(member, network)
+    if not mss:
+        return Facts(str(server), gateway, balancer)
+    return Facts(str(server), gateway, balancer, tunnel_mac(str(server)), VXLAN_NUMBER, VXLAN_PORT, mss)
+
+
+def own_address_towards(member: Member, network: Network) -> str:
+    """The address of ours that leads to a real server; empty: there is none."""
+    server = ipaddress.ip_address(member.endpoint.host)
+    route = network.route_to(server)
+    own = (
+        own.ip
+        for interface, own in network.addresses()
+        if route is not None
+        and interface.name == route.device
+        and own.version == server.version
+        and not own.ip.is_link_local
+    )
+    return str(next(own, ""))
 
 
 def tunnel_mss(service: Service, member: Member, network: Network) -> int:
