@@ -81,6 +81,9 @@ SAFETY = {
 #: What the door is opened with: a change of it is a move.
 _Place = tuple[Endpoint | None, str, str]
 _NOWHERE: _Place = (None, "", "")
+#: Certificate with key, and the authorities of visitors' certificates; PEM, empty without TLS.
+_Shown = tuple[bytes, str]
+_NOTHING: _Shown = (b"", "")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -91,7 +94,8 @@ class AdminServer:
         self._log = log
         self._opened: _Place = _NOWHERE
         self._server: asyncio.Server | None = None
-        self._context: ssl.SSLContext | None = None
+        self._socket: socket.socket | None = None  # stays while what serves it changes
+        self._shown = _NOTHING
         self._desk: Desk | None = None
         self._sampling: asyncio.TimerHandle | None = None
         self._commands: dict[str, Operation] = {}
@@ -118,8 +122,8 @@ class AdminServer:
         try:
             if _place(config) != self._opened:
                 await self._move(config)
-            elif self._context is not None:
-                _fill(self._context, config)
+            elif self._opened != _NOWHERE and _shown(config) != self._shown:
+                await self._serve(config)
         except MailbalancerError as error:
             self._log.error(f"admin: {error}; the door stays as it was")
 
@@ -142,8 +146,7 @@ class AdminServer:
             self._sampling.cancel()
         if self._desk is None:
             return
-        if self._server is not None:
-            self._server.close()
+        self._leave()
         await self._feed.stop()
         await self._bell.stop()
         await self._runner.cleanup()
@@ -153,25 +156,53 @@ class AdminServer:
     async def _open(self, config: Config) -> None:
         listen = config.admin.listen
         assert listen is not None
-        context = _context(config) if _is_encrypted(config) else None
-        sock = _listener(listen)
+        _context(_shown(config))  # what is wrong with it is found before anything is opened
+        self._socket = _listener(listen)
+        await self._serve(config)
+        self._opened = _place(config)
+        self._log.info(f"page, API and metrics on {'https' if _is_encrypted(config) else 'http'}://{listen}/")
+
+    async def _serve(self, config: Config) -> None:
+        """Accept with the certificate and the authorities as they are now; the socket stays, so nobody is refused.
+
+        The context is a new one: in one that is in use, authorities are only ever added, a key of another type stands
+        beside the old one, and sessions are resumed that authorities of before have let in.
+        """
+        assert self._socket is not None
+        shown = _shown(config)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connected, sock=sock, ssl=context)
-        self._opened, self._context = _place(config), context
-        self._log.info(f"page, API and metrics on {'https' if context else 'http'}://{listen}/")
+        old = self._server
+        self._server = await loop.create_server(self._connected, sock=self._socket.dup(), ssl=_context(shown))
+        self._shown = shown
+        if old is not None:
+            old.close()
+
+    def _leave(self) -> None:
+        """Accept nobody any more."""
+        if self._server is not None:
+            self._server.close()
+        if self._socket is not None:
+            self._socket.close()
+        self._server, self._socket, self._opened, self._shown = None, None, _NOWHERE, _NOTHING
 
     async def _move(self, config: Config) -> None:
         """To another address, or to TLS; the same address has to be left first."""
-        if config.admin.listen is not None and _is_encrypted(config):
-            _context(config)  # what is wrong with it is found while the old door is still open
-        old, was = self._server, self._opened
-        if old is not None and (was[0] == config.admin.listen or config.admin.listen is None):
-            old.close()
-            self._server, self._opened, self._context = None, _NOWHERE, None
-        if config.admin.listen is not None:
+        if config.admin.listen is None:
+            return self._leave()
+        if self._opened[0] == config.admin.listen:
+            _context(_shown(config))  # what is wrong with it is found while the old door is still open
+            self._leave()
+            return await self._open(config)
+        old, self._server, was, self._socket = self._server, None, self._socket, None
+        try:
             await self._open(config)
-            if old is not None:
-                old.close()
+        except MailbalancerError:
+            self._server, self._socket = old, was
+            raise
+        for left in (old, was):
+            if left is not None:
+                left.close()
+        return None
 
     def _connected(self) -> asyncio.Protocol:
         server = self._runner.server
@@ -367,27 +398,38 @@ def _is_encrypted(config: Config) -> bool:
     return bool(config.admin.certificate)
 
 
-def _context(config: Config) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    profile.configure(context)
-    context.set_alpn_protocols(["http/1.1"])
-    _fill(context, config)
-    return context
+def _shown(config: Config) -> _Shown:
+    """What is in the files now.
 
-
-def _fill(context: ssl.SSLContext, config: Config) -> None:
-    """The certificate as it is in its file now, and whose certificates clients must show."""
+    Raises:
+        MailbalancerError: it cannot be used.
+    """
     admin = config.admin
+    if not admin.certificate:
+        return _NOTHING
     listed = next((one for one in config.certificates if one.name == admin.certificate), None)
     if listed is None:
         raise MailbalancerError(f"admin.certificate: there is no certificate '{admin.certificate}'")
+    authorities = read_authorities(admin.client_ca_file) if admin.client_ca_file else ""
+    return read_material(listed, today()).pem, authorities
+
+
+def _context(shown: _Shown) -> ssl.SSLContext | None:
+    """For TLS; None without."""
+    pem, authorities = shown
+    if not pem:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    profile.configure(context)
+    context.set_alpn_protocols(["http/1.1"])
     try:
-        profile.load_pair(context, read_material(listed, today()).pem)
-        if admin.client_ca_file:
-            context.load_verify_locations(cadata=read_authorities(admin.client_ca_file))
+        profile.load_pair(context, pem)
+        if authorities:
+            context.load_verify_locations(cadata=authorities)
             context.verify_mode = ssl.CERT_REQUIRED
     except ssl.SSLError as error:
         raise MailbalancerError(f"admin: OpenSSL refuses certificate or client_ca: {error.reason}") from error
+    return context
 
 
 class _ToLog(logging.Handler):

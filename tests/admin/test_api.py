@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,10 @@ import yaml
 
 from mailbalancer.admin.tokens import Role
 from tests.admin.door import Door, open_door
-from tests.support.certs import Authority
+from tests.support.certs import Authority, Issued
 from tests.support.ports import free_port
 from tests.support.program import Balancer, run_cli
+from tests.support.program import Refused as RefusedCommand
 from tests.support.tools import require
 from tests.support.waiting import eventually
 
@@ -437,3 +439,68 @@ services: {{smtp: {{mode: tcp, listen: "127.0.0.1:{smtp}", real_servers: {{ex1: 
         assert subprocess.run(ask, capture_output=True, check=False, timeout=20).returncode != 0
         plain = [curl, "-sS", f"http://127.0.0.1:{port}/"]
         assert subprocess.run(plain, capture_output=True, check=False, timeout=20).returncode != 0
+
+
+def test_other_authorities_and_certificates_count_after_a_reload(tmp_path: Path) -> None:
+    """Both files change under the same names; whoever was let in before is not let in by a session of then."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    one, two = (Authority(folder) for folder in folders)
+    certificate, authorities = tmp_path / "door.pem", tmp_path / "visitors.pem"
+    certificate.write_bytes(one.issue("127.0.0.1", rsa_bits=2048).pem.read_bytes())
+    authorities.write_bytes(one.file.read_bytes())
+    visitors = [each.issue("jane", for_clients=True) for each in (one, two)]
+    config = """\
+workers: 1
+user: ""
+admin: {{listen: "127.0.0.1:{door}", certificate: door, client_ca: {ca}}}
+certificates: {{door: {pem}}}
+real_servers: {{ex1: 127.0.0.1}}
+services: {{smtp: {{mode: tcp, listen: "127.0.0.1:{smtp}", real_servers: {{ex1: 9}}, check: {{type: none}}}}}}
+"""
+    port = free_port()
+    with Balancer(config.format(door=port, smtp=free_port(), ca=authorities, pem=certificate), tmp_path) as balancer:
+        before = visits(port, one, visitors, ssl.TLSVersion.TLSv1_2) + visits(port, one, visitors)
+        assert [got for got, _ in before] == [True, False, True, False]
+        certificate.write_bytes(two.issue("127.0.0.1").pem.read_bytes())
+        authorities.write_bytes(two.file.read_bytes())
+        balancer.command("reload")
+        after = visits(port, two, visitors, ssl.TLSVersion.TLSv1_2) + visits(port, two, visitors)
+        assert [got for got, _ in after] == [False, True, False, True]
+        for version, (_, session) in zip((ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3), before[::2], strict=True):
+            assert not visit(port, two, visitors[0], version, session)[0]
+        authorities.write_text("nothing")
+        with pytest.raises(RefusedCommand, match="holds no certificate"):
+            balancer.command("reload")
+        assert [got for got, _ in visits(port, two, visitors)] == [False, True]
+
+
+def visits(
+    port: int, trusted: Authority, visitors: list[Issued], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> list[tuple[bool, ssl.SSLSession | None]]:
+    return [visit(port, trusted, one, version) for one in visitors]
+
+
+def visit(
+    port: int, trusted: Authority, visitor: Issued, version: ssl.TLSVersion, session: ssl.SSLSession | None = None
+) -> tuple[bool, ssl.SSLSession | None]:
+    """Whether this visitor is answered, and a session to resume."""
+    context = _CONTEXTS.setdefault((id(trusted), id(visitor), version), trusted.client_context())
+    if session is not None:  # a session belongs to the context it began in
+        context = next(c for (_, who, v), c in _CONTEXTS.items() if (who, v) == (id(visitor), version))
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(visitor.chain, visitor.key)
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as encrypted,
+        ):
+            encrypted.sendall(b"GET /api/v1/services HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            return encrypted.recv(12) == b"HTTP/1.1 200", encrypted.session
+    except OSError:
+        return False, None
+
+
+_CONTEXTS: dict[tuple[int, int, ssl.TLSVersion], ssl.SSLContext] = {}
