@@ -22,6 +22,7 @@ answers, and `smtp_answers` has no 250.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
@@ -71,14 +72,16 @@ class Expect(Enum):
     END = "nothing more"  # do not read; close when the last reply is passed on
 
 
+# Looking a member of an enum up costs more than what is done with it here.
+_GREETING, _COMMAND, _LATER, _REPLY, _AUTH_LINE, _DATA, _CHUNK, _TLS, _RELAY, _END = Expect
 #: What follows a command that was passed on, where it is not a command.
 _AFTER: Final = {
-    **dict.fromkeys(_ENDS_GROUP, Expect.REPLY),
-    **dict.fromkeys(_HELLOS, Expect.LATER),
-    b"QUIT": Expect.END,
+    **dict.fromkeys(_ENDS_GROUP, _REPLY),
+    **dict.fromkeys(_HELLOS, _LATER),
+    b"QUIT": _END,
 }
 #: The client waits for a reply of the server.
-_WAITING: Final = (Expect.REPLY, Expect.LATER)
+_WAITING: Final = (_REPLY, _LATER)
 
 
 class OutOfStep(ValueError):
@@ -102,7 +105,8 @@ class Rules:
     exchange: bool = False
 
 
-class Relay(NamedTuple):
+@dataclass(slots=True)
+class Relay:
     """A server's reply that is the client's. `command` is None for a 421 nobody asked for.
 
     `ends_message`: it is the server's verdict on a message (after the final dot, or BDAT LAST).
@@ -123,18 +127,17 @@ class Due(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Entry:
-    """One command under way; `answer` is set when it is ours."""
+class _Own:
+    """A command under way that is answered here, when its turn comes."""
 
     command: Command
-    answer: Answer | None = None
-    text: str = ""
-    closes: bool = False
-    ends_message: bool = False
+    answer: Answer
+    text: str
+    closes: bool
 
 
-#: The end of a message; the same for all, because nothing of it changes.
-_FINAL_DOT: Final = _Entry(Command(b".", b".", b""), ends_message=True)
+#: The end of a message, which is no command but has a reply.
+_FINAL_DOT: Final = Command(b".\r\n", b".", b"")
 
 
 class Dialogue:
@@ -170,9 +173,9 @@ class Dialogue:
     def __init__(self, rules: Rules, *, secured: bool = False) -> None:
         """`secured`: under TLS from the first byte (port 465)."""
         self._rules = rules
-        self._under_way: deque[_Entry] = deque()
+        self._under_way: deque[Command | _Own] = deque()
         self._unknown_used = False
-        self.expects = Expect.GREETING
+        self.expects = _GREETING
         self.helo: Command | None = None
         self.secured = secured
         self.authenticated = self.in_transaction = False
@@ -182,11 +185,11 @@ class Dialogue:
 
     def greeted(self) -> None:
         """The greeting is sent: the client may speak."""
-        self.expects = Expect.COMMAND
+        self.expects = _COMMAND
 
     def spoke_early(self) -> Answer:
         """Bytes came while `expects` is GREETING or REPLY: send this and close both sides."""
-        answer = Answer.EARLY_TALKER if self.expects is Expect.GREETING else Answer.UNSYNCHRONISED
+        answer = Answer.EARLY_TALKER if self.expects is _GREETING else Answer.UNSYNCHRONISED
         self._end()
         return answer
 
@@ -197,20 +200,19 @@ class Dialogue:
 
     def take(self, command: Command) -> bool:
         """The client's next command. True: pass it on to the server; False: it is answered here (see `due`)."""
-        assert self.expects is Expect.COMMAND
+        assert self.expects is _COMMAND
         answer = self._ruling(command)
         if answer is not None:
             self.refuse(command, answer)
             return False
         verb = command.verb
         self.fruitless += 1
-        self._under_way.append(_Entry(command))
-        self.expects = _AFTER.get(verb, Expect.COMMAND)
+        self._under_way.append(command)
+        self.expects = _AFTER.get(verb, _COMMAND)
         if verb == b"BDAT":
             chunk = parse_bdat(command)
             self.chunk_bytes += chunk.size
-            self._under_way[-1].ends_message = chunk.last
-            self.expects = Expect.CHUNK if chunk.size else Expect.COMMAND
+            self.expects = _CHUNK if chunk.size else _COMMAND
         return True
 
     def refuse(self, command: Command, answer: Answer, text: str = "") -> None:
@@ -218,11 +220,11 @@ class Dialogue:
         self.fruitless += 1
         # the chunk comes all the same, and must not be read as commands
         closes = answer.closes or command.verb == b"BDAT"
-        self._under_way.append(_Entry(command, answer, text, closes))
+        self._under_way.append(_Own(command, answer, text, closes))
         if closes:
-            self.expects = Expect.END
+            self.expects = _END
         elif answer is Answer.TLS_READY:
-            self.expects = Expect.REPLY
+            self.expects = _REPLY
 
     def refuse_line(self, answer: Answer) -> None:
         """The same for a line that is no command at all."""
@@ -230,26 +232,26 @@ class Dialogue:
 
     def auth_line(self, line: bytes) -> bytes:
         """A line of the client within AUTH: the bytes to pass on. Nothing in it is looked at, and nothing is logged."""
-        assert self.expects is Expect.AUTH_LINE
-        self.expects = Expect.REPLY
+        assert self.expects is _AUTH_LINE
+        self.expects = _REPLY
         return line + b"\r\n"
 
     def data_ended(self) -> None:
         """The final dot went to the server: its verdict is outstanding, and the client may go on."""
-        assert self.expects is Expect.DATA
+        assert self.expects is _DATA
         self._under_way.append(_FINAL_DOT)
-        self.expects = Expect.COMMAND
+        self.expects = _COMMAND
 
     def chunk_ended(self) -> None:
         """The last byte of a BDAT chunk went to the server."""
-        assert self.expects is Expect.CHUNK
-        self.expects = Expect.COMMAND
+        assert self.expects is _CHUNK
+        self.expects = _COMMAND
 
     def tls_established(self) -> None:
         """The client's handshake is complete: everything it said before is forgotten (RFC 3207 section 4.2)."""
         self.secured = True
         self.helo = None
-        self.expects = Expect.COMMAND
+        self.expects = _COMMAND
 
     # ------------------------------------------------------------ the server
 
@@ -262,37 +264,40 @@ class Dialogue:
             OutOfStep: it cannot be the reply to what comes next in order.
         """
         code = reply.code
-        if code < 400 and self._unfinished:
+        if code < 400 and self._unfinished():
             raise OutOfStep(f"server said {reply.words()!r} before the message was sent to its end")
         if not self._under_way:
             return self._unasked(reply)
-        entry = self._under_way[0]
-        verb = entry.command.verb
-        if entry.answer is not None or 300 <= code < 400 or verb == b"DATA":
-            self._check_fits(entry, reply)
+        command = self._under_way[0]
+        if isinstance(command, _Own):
+            raise OutOfStep(f"server said {reply.words()!r} when nothing was asked")
+        verb = command.verb
+        if 300 <= code < 400 or verb == b"DATA":
+            self._check_fits(verb, reply)
         if code != 334:
             self._under_way.popleft()
-        self._learn(entry, reply)
+        ends_message = command is _FINAL_DOT or (verb == b"BDAT" and parse_bdat(command).last)
+        self._learn(command, ends_message, code)
         if self.expects in _WAITING:
             self._go_on(verb, reply)
         closes = code == 421 or verb == b"QUIT"
         if closes:
             self._end()
-        return Relay(reply, entry.command, entry.ends_message, closes)
+        return Relay(reply, command, ends_message, closes)
 
     def due(self) -> Due | None:
         """Own answers that have nothing of the server's in front of them any more."""
-        if not self._under_way or self._under_way[0].answer is None:
+        if not self._under_way or not isinstance(self._under_way[0], _Own):
             return None
         data = bytearray()
-        while self._under_way and (answer := self._under_way[0].answer) is not None:
-            entry = self._under_way.popleft()
-            data += answer.render(entry.text)
-            if entry.closes:
+        while self._under_way and isinstance(own := self._under_way[0], _Own):
+            self._under_way.popleft()
+            data += own.answer.render(own.text)
+            if own.closes:
                 self._end()
                 return Due(bytes(data), True)
-            if answer is Answer.TLS_READY:
-                self.expects = Expect.TLS
+            if own.answer is Answer.TLS_READY:
+                self.expects = _TLS
         return Due(bytes(data), False) if data else None
 
     def server_lost(self) -> Answer:
@@ -300,7 +305,7 @@ class Dialogue:
 
         What was sent to its final dot may or may not be with the server; the client will try again.
         """
-        waiting = [entry.command.verb for entry in self._under_way if entry.answer is None]
+        waiting = [command.verb for command in self._with_the_server()]
         self._end()
         return Answer.GOODBYE if waiting == [b"QUIT"] else Answer.SERVER_LOST
 
@@ -309,7 +314,7 @@ class Dialogue:
     @property
     def idle(self) -> bool:
         """Nothing is under way in either direction."""
-        return not self._under_way and self.expects is Expect.COMMAND
+        return not self._under_way and self.expects is _COMMAND
 
     @property
     def binding(self) -> str:
@@ -318,7 +323,7 @@ class Dialogue:
             return "authenticated"
         if self._unknown_used:
             return "extension"
-        if self.expects not in (Expect.COMMAND, Expect.GREETING):
+        if self.expects not in (_COMMAND, _GREETING):
             return "waiting" if self.expects in _WAITING else "message"
         if self._under_way:
             return "replies outstanding"
@@ -336,10 +341,13 @@ class Dialogue:
         and no byte of a message sent. Connect, say `helo` (unless one of these is a hello), then these.
         """
         bound = self.authenticated or self._unknown_used or self.in_transaction
-        if bound or self.expects not in (Expect.COMMAND, *_WAITING, Expect.END):
+        if bound or self.expects not in (_COMMAND, *_WAITING, _END):
             return None
-        outstanding = tuple(entry.command for entry in self._under_way if entry.answer is None)
+        outstanding = tuple(self._with_the_server())
         return outstanding if all(command.verb in _REPEATABLE for command in outstanding) else None
+
+    def _with_the_server(self) -> Iterator[Command]:
+        return (command for command in self._under_way if not isinstance(command, _Own))
 
     # ------------------------------------------------------------ rules
 
@@ -382,32 +390,28 @@ class Dialogue:
             return Answer.BAD_ARGUMENTS
         if self.authenticated:
             return Answer.ALREADY_AUTHENTICATED
-        if self.in_transaction or any(entry.command.verb == b"MAIL" for entry in self._under_way):
+        if self.in_transaction or any(command.verb == b"MAIL" for command in self._with_the_server()):
             return Answer.IN_TRANSACTION
         return Answer.TLS_READY
 
     # ------------------------------------------------------------ replies
 
-    @property
     def _unfinished(self) -> bool:
         """The next reply would be to a message, or a chunk of one, that is still being sent."""
-        if self.expects is Expect.DATA:
+        if self.expects is _DATA:
             return True
-        return self.expects is Expect.CHUNK and len(self._under_way) == 1
+        return self.expects is _CHUNK and len(self._under_way) == 1
 
     def _unasked(self, reply: Reply) -> Relay:
         """A server may say 421 at any time, and break off a message with an error."""
-        if reply.code != 421 and self.expects is not Expect.DATA:
+        if reply.code != 421 and self.expects is not _DATA:
             raise OutOfStep(f"server said {reply.words()!r} when nothing was asked")
-        broke_off = self.expects is Expect.DATA
+        broke_off = self.expects is _DATA
         self._end()
         return Relay(reply, None, broke_off, True)
 
     @staticmethod
-    def _check_fits(entry: _Entry, reply: Reply) -> None:
-        verb = entry.command.verb
-        if entry.answer is not None:
-            raise OutOfStep(f"server said {reply.words()!r} when nothing was asked")
+    def _check_fits(verb: bytes, reply: Reply) -> None:
         if 300 <= reply.code < 400:
             fits = (reply.code == 354 and verb == b"DATA") or (reply.code == 334 and verb in _AUTHS)
         else:
@@ -415,24 +419,24 @@ class Dialogue:
         if not fits:
             raise OutOfStep(f"server said {reply.words()!r} to {verb.decode()}")
 
-    def _learn(self, entry: _Entry, reply: Reply) -> None:
+    def _learn(self, command: Command, ends_message: bool, code: int) -> None:
         """What the reply makes true."""
-        verb = entry.command.verb
-        if entry.ends_message:
-            self.messages += reply.positive
-            self.fruitless = 0 if reply.positive else self.fruitless
+        verb, positive = command.verb, code < 300
+        if ends_message:
+            self.messages += positive
+            self.fruitless = 0 if positive else self.fruitless
             self._transaction(False)
-        elif verb in _HELLOS or verb == b"RSET":
-            if reply.positive:
-                self._transaction(False)
-                self.helo = entry.command if verb in _HELLOS else self.helo
-        elif verb == b"MAIL":
-            self._transaction(reply.positive or self.in_transaction)
         elif verb == b"RCPT":
-            self.recipients += reply.positive
+            self.recipients += positive
+        elif verb in _HELLOS or verb == b"RSET":
+            if positive:
+                self._transaction(False)
+                self.helo = command if verb in _HELLOS else self.helo
+        elif verb == b"MAIL":
+            self._transaction(positive or self.in_transaction)
         elif verb in _AUTHS:
-            self.authenticated |= reply.code == 235
-        elif verb not in _REPEATABLE and verb != b"BDAT" and reply.positive:
+            self.authenticated |= code == 235
+        elif verb not in _REPEATABLE and verb != b"BDAT" and positive:
             self._unknown_used |= verb not in (b"HELP", b"EXPN", b"ETRN")
 
     def _transaction(self, is_open: bool) -> None:
@@ -443,17 +447,17 @@ class Dialogue:
     def _go_on(self, verb: bytes, reply: Reply) -> None:
         """What the client, which was waiting, may say now."""
         if reply.code == 354:
-            self.expects = Expect.DATA
+            self.expects = _DATA
         elif reply.code == 334:
-            self.expects = Expect.AUTH_LINE
+            self.expects = _AUTH_LINE
         elif verb == b"X-ANONYMOUSTLS" and reply.code == 220:
-            self.expects = Expect.RELAY
+            self.expects = _RELAY
         elif verb in _AFTER:
-            self.expects = Expect.COMMAND
+            self.expects = _COMMAND
 
     def _end(self) -> None:
         self._under_way.clear()
-        self.expects = Expect.END
+        self.expects = _END
 
 
 def _bad_chunk(command: Command) -> Answer | None:

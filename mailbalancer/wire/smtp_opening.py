@@ -22,7 +22,7 @@ from mailbalancer.wire.smtp_xclient import Client, NoXclient, xclient_lines
 _STARTTLS: Final = b"STARTTLS\r\n"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Send these bytes; a reply follows."""
 
@@ -34,7 +34,7 @@ class Secure:
     """Begin the TLS handshake as a client now."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ready:
     """The server waits for the client's commands.
 
@@ -47,7 +47,7 @@ class Ready:
     capabilities: Capabilities | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failed:
     """Close, and try the next server. `reason` is for the log; `reply` is the server's, when it was one."""
 
@@ -82,7 +82,8 @@ class Opening:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._next: Callable[[Reply], Step] = self._on_greeting
+        # a function and no method of ours, which would be a cycle for the garbage collector
+        self._next: Callable[[Opening, Reply], Step] = Opening._on_greeting
         self._greeting: Reply | None = None
         self._capabilities: Capabilities | None = None
         self._tried_tls = plan.starttls == "none"
@@ -90,7 +91,7 @@ class Opening:
 
     def reply(self, reply: Reply) -> Step:
         """The server's next reply."""
-        return self._next(reply)
+        return self._next(self, reply)
 
     def secured(self) -> Step:
         """The handshake is complete; what the server said before it is forgotten (RFC 3207 section 4.2)."""
@@ -101,16 +102,16 @@ class Opening:
         """The next thing that is missing."""
         if not self._tried_tls or (self._plan.client is not None and self._xclient is None):
             if self._capabilities is None:
-                return self._send(b"EHLO %b\r\n" % self._plan.name.encode("ascii"), self._on_ehlo)
+                return self._send(b"EHLO %b\r\n" % self._plan.name.encode("ascii"), Opening._on_ehlo)
             return self._begin_tls() if not self._tried_tls else self._begin_xclient()
         if self._xclient:
-            return self._send(self._xclient.pop(0), self._on_xclient)
-        if self._plan.helo is not None and self._next != self._on_helo:
-            return self._send(self._plan.helo.raw, self._on_helo)
+            return self._send(self._xclient.pop(0), Opening._on_xclient)
+        if self._plan.helo is not None and self._next is not Opening._on_helo:
+            return self._send(self._plan.helo.raw, Opening._on_helo)
         assert self._greeting is not None
         return Ready(self._greeting, self._capabilities)
 
-    def _send(self, data: bytes, then: Callable[[Reply], Step]) -> Send:
+    def _send(self, data: bytes, then: Callable[[Opening, Reply], Step]) -> Send:
         self._next = then
         return Send(data)
 
@@ -129,7 +130,7 @@ class Opening:
     def _begin_tls(self) -> Step:
         assert self._capabilities is not None
         if b"STARTTLS" in self._capabilities:
-            return self._send(_STARTTLS, self._on_starttls)
+            return self._send(_STARTTLS, Opening._on_starttls)
         return self._without_tls("offers no STARTTLS", None)
 
     def _on_starttls(self, reply: Reply) -> Step:

@@ -32,9 +32,9 @@ class BadReply(ValueError):
     """The server does not speak SMTP, or not any more; its connection is of no further use."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
-    """One reply, of one or more lines.
+    """One reply, of one or more lines. Nothing of it changes; it is not frozen, because that makes it dearer.
 
     Attributes:
         code: 200 to 559.
