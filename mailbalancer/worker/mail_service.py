@@ -22,7 +22,7 @@ from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, e
 from mailbalancer.wire.smtp_data import BareNewlines
 from mailbalancer.wire.smtp_dialogue import Rules
 from mailbalancer.wire.smtp_opening import Plan
-from mailbalancer.worker.engine import Engine
+from mailbalancer.worker.engine import BUFFER_BYTES, Engine
 from mailbalancer.worker.service import Service, Target
 from mailbalancer.worker.stream import RECORD_BYTES
 
@@ -60,7 +60,8 @@ class MailService(Service):
         super().configure(config, slot, slots, tables)
         assert config.mail is not None
         mail = self.mail = config.mail
-        self.buffer = self._engine.buffer[: max(RECORD_BYTES, len(self.buffer))]
+        self.read_bytes = max(RECORD_BYTES, min(config.buffer_bytes, BUFFER_BYTES))
+        self.buffer = self._engine.buffer[: self.read_bytes]
         self.policy.configure(mail.smtp.policy)
         self.connections.configure(mail.smtp.policy.connections_per_source, 0)
         self.hidden = frozenset(word.upper().encode() for word in mail.hide)

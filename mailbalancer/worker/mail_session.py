@@ -18,6 +18,7 @@ import os
 import socket
 import ssl
 from enum import Enum, IntEnum
+from typing import Final
 
 from mailbalancer.ipc.board import Count, Phase
 from mailbalancer.log import Value
@@ -60,6 +61,14 @@ class Say(Enum):
     TLS_UNAVAILABLE = "tls_unavailable"
 
 
+# Looking a member of an enum up costs more than what is done with it here.
+_SHAKING, _DELAYED, _SEEKING, _OPENING, _TALKING, _RELAYING, _CLOSING, _OVER = Stage
+_FIRST_BYTE: Final = Phase.FIRST_BYTE
+_CONNECT_OK: Final = int(Count.CONNECT_OK)
+_BYTES_IN: Final = int(Count.BYTES_IN)
+_BYTES_OUT: Final = int(Count.BYTES_OUT)
+
+
 class MailSession(Placement):
     """Registers itself with engine, wheel and service, and takes itself out of all of them at the end.
 
@@ -78,6 +87,8 @@ class MailSession(Placement):
         "_failed_for_tls",
         "_is_verified",
         "_reason",
+        "_settled_in",
+        "_settled_out",
         "active_at",
         "bytes_in",
         "bytes_out",
@@ -102,10 +113,11 @@ class MailSession(Placement):
         self.greeted = False
         self.vouched = self.counted = False
         self.passed_over: tuple[str, ...] = ()
-        self.stage = Stage.SEEKING
+        self.stage = _SEEKING
         self.bytes_in = self.bytes_out = 0
         self.started_at = self.active_at = engine.reactor.now
         self._cell_in = self._cell_out = -1
+        self._settled_in = self._settled_out = 0
         self._failed_for_tls = False
         self._is_verified = False  # the link's TLS, for what it says it is
         self._reason = ""
@@ -132,11 +144,11 @@ class MailSession(Placement):
         """TLS with the server has begun behind its STARTTLS."""
         raise NotImplementedError
 
-    def from_client(self, data: memoryview) -> None:
+    def from_client(self, data: bytes) -> None:
         """Bytes while OPENING, TALKING or RELAYING. Before the greeting they come too early."""
         raise NotImplementedError
 
-    def from_server(self, data: memoryview) -> None:
+    def from_server(self, data: bytes) -> None:
         """Bytes while OPENING, TALKING or RELAYING."""
         raise NotImplementedError
 
@@ -183,20 +195,20 @@ class MailSession(Placement):
     def _admitted(self) -> None:
         delay = self.service.mail.smtp.policy.greeting_delay_s
         if delay:
-            self.stage = Stage.DELAYED
+            self.stage = _DELAYED
             self.wait_until(self._engine.reactor.now + delay)
         else:
             self._seek_first()
 
     def _seek_first(self) -> None:
-        self.stage = Stage.SEEKING
+        self.stage = _SEEKING
         self.seek()
 
     def shake_hands(self) -> None:
         """TLS with the client, here and now. Nothing that it has said may be left anywhere."""
         offer = self.service.offer
         assert offer is not None
-        self.stage = Stage.SHAKING
+        self.stage = _SHAKING
         self.wait_until(self._engine.reactor.now + HANDSHAKE_S)
         if self.link is not None:
             self.link.pause()
@@ -219,12 +231,11 @@ class MailSession(Placement):
         engine, target, server = self._engine, self.target, self.server
         assert target is not None
         assert server is not None
-        self.stage = Stage.OPENING
+        self.stage = _OPENING
         self.vouched = self._is_verified = False
-        self._cell_in, self._cell_out = (
-            engine.cell(target.slot, Count.BYTES_IN),
-            engine.cell(target.slot, Count.BYTES_OUT),
-        )
+        self._cell_in, self._cell_out = engine.cell(target.slot, _BYTES_IN), engine.cell(target.slot, _BYTES_OUT)
+        self._settled_in, self._settled_out = self.bytes_in, self.bytes_out
+        engine.relays.add(self)
         self.wait_until(engine.reactor.now + self.service.mail.greeting_timeout_s)
         self.link = Stream(engine, server, self, watched=True)
         self.server = None  # the stream's now
@@ -264,21 +275,21 @@ class MailSession(Placement):
         assert target is not None
         self._failed_for_tls = tls
         self.service.remark(target, kind, failure)
-        self.stage = Stage.SEEKING
+        self.stage = _SEEKING
         self.seek_next(failure, blame=kind == "failure" and not self.vouched)
 
     def vouch(self) -> None:
         """The server has been of use."""
         if not self.vouched and self.target is not None:
             self.vouched = True
-            self._engine.ints[self._engine.cell(self.target.slot, Count.CONNECT_OK)] += 1
+            self._engine.ints[self._engine.cell(self.target.slot, _CONNECT_OK)] += 1
 
     def opened(self) -> None:
         """The server is ready for the client's commands."""
-        self.stage = Stage.TALKING
+        self.stage = _TALKING
         self._failed_for_tls = False
         self.active_at = self._engine.reactor.now
-        self._engine.timings.took(self.slot, Phase.FIRST_BYTE, self.active_at - self.connected_at)
+        self._engine.timings.took(self.slot, _FIRST_BYTE, self.active_at - self.connected_at)
         self.wait_until(self.active_at + self.idle_limit_s())
 
     def unplaced(self, reason: str) -> None:
@@ -287,6 +298,8 @@ class MailSession(Placement):
         self.dismiss(self.sentence(say), reason)
 
     def give_up(self) -> None:
+        if self._cell_in >= 0:
+            self.stop_counting()
         if self.link is not None:
             if self._is_verified and self.link.tls is not None:
                 self._remember_tls(self.link.tls)
@@ -309,43 +322,59 @@ class MailSession(Placement):
     # ------------------------------------------------------------ bytes
 
     def readable(self, stream: Stream) -> None:
-        buffer = self.service.buffer
         try:
-            n = stream.receive(buffer)
+            data = stream.read(self.service.read_bytes)
         except OSError as error:
-            self.broken(stream, error)
-            return
-        if n == NOTHING:
-            return
-        engine = self._engine
-        self.active_at = engine.reactor.now
+            if not self._has_ended(stream, error):
+                return
+            data = b""
+        self.active_at = self._engine.reactor.now
         if stream is not self.client:
-            if n:
-                self.bytes_out += n
-                engine.ints[self._cell_out] += n
-                self.from_server(buffer[:n])
+            if data:
+                self.bytes_out += len(data)
+                self.from_server(data)
             else:
                 self._server_ended("closed the connection")
-        elif not n:
+        elif not data:
             self._client_ended()
-        elif self.stage is not Stage.CLOSING:
-            self.bytes_in += n
-            if self._cell_in >= 0:
-                engine.ints[self._cell_in] += n
-            self.from_client(buffer[:n])
+        elif self.stage is not _CLOSING:
+            self.bytes_in += len(data)
+            self.from_client(data)
+
+    def _has_ended(self, stream: Stream, error: OSError) -> bool:
+        """Whether what was raised means the end. A break is dealt with."""
+        try:
+            return stream.not_read(error) != NOTHING
+        except OSError as broken:
+            self.broken(stream, broken)
+            return False
+
+    def stop_counting(self) -> None:
+        """What comes from here on is no byte of this server, or is counted elsewhere."""
+        self.settle()
+        self._cell_in = self._cell_out = -1
+        self._engine.relays.discard(self)
+
+    def settle(self) -> None:
+        """Bring the board's counters of bytes up to date: now and then, because each read would cost more."""
+        if self._cell_in >= 0:
+            ints = self._engine.ints
+            ints[self._cell_in] += self.bytes_in - self._settled_in
+            ints[self._cell_out] += self.bytes_out - self._settled_out
+            self._settled_in, self._settled_out = self.bytes_in, self.bytes_out
 
     def _client_ended(self) -> None:
-        if self.stage == Stage.CLOSING:
+        if self.stage == _CLOSING:
             self.end(self._reason)
-        elif self.stage == Stage.TALKING or self.stage == Stage.RELAYING:
+        elif self.stage == _TALKING or self.stage == _RELAYING:
             self.client_ended()
         else:
             self.end("client_closed")
 
     def _server_ended(self, why: str) -> None:
-        if self.stage == Stage.OPENING:
+        if self.stage == _OPENING:
             self.pass_over(why)
-        elif self.stage == Stage.TALKING or self.stage == Stage.RELAYING:
+        elif self.stage == _TALKING or self.stage == _RELAYING:
             self.server_ended(why)
         else:
             self._lose_link()
@@ -356,19 +385,19 @@ class MailSession(Placement):
             self.link.pause()
 
     def writable(self, stream: Stream) -> None:
-        if self.stage == Stage.CLOSING:
+        if self.stage == _CLOSING:
             self._linger()
-        elif self.stage != Stage.OVER:
+        elif self.stage != _OVER:
             self.went_through()
 
     def broken(self, stream: Stream, error: OSError) -> None:
         if stream is self.client:
-            shaking = self.stage == Stage.SHAKING
+            shaking = self.stage == _SHAKING
             if shaking:
                 self.service.shook_hands(None)
             self.last_failure = self.last_failure or (f"client: {words(error)}" if shaking else "")
             self.end("client_tls_failed" if shaking else "client_reset", reset=True)
-        elif self.stage == Stage.OPENING and isinstance(error, ssl.SSLError):
+        elif self.stage == _OPENING and isinstance(error, ssl.SSLError):
             tls, target = self.service.config.server_tls, self.target
             assert tls is not None
             assert target is not None
@@ -382,7 +411,7 @@ class MailSession(Placement):
             return
         self.service.shook_hands(stream.tls)
         if self.greeted:
-            self.stage = Stage.TALKING
+            self.stage = _TALKING
             self.wait_until(self._engine.reactor.now + self.idle_limit_s())
             if self.link is not None:
                 self.link.resume()
@@ -433,13 +462,13 @@ class MailSession(Placement):
     def expired(self, now: float) -> None:
         if self.seek_due(now):
             return
-        if self.stage == Stage.OPENING:
+        if self.stage == _OPENING:
             self.pass_over(f"was not ready within {self.service.mail.greeting_timeout_s:g} s")
-        elif self.stage == Stage.DELAYED:
+        elif self.stage == _DELAYED:
             self._seek_first()
-        elif self.stage == Stage.SHAKING:
+        elif self.stage == _SHAKING:
             self.end("no_client_handshake", reset=True)
-        elif self.stage == Stage.TALKING or self.stage == Stage.RELAYING:
+        elif self.stage == _TALKING or self.stage == _RELAYING:
             self.talking_due(now)
         else:
             self.end(self._reason or "idle_timeout", reset=self.client.blocked)
@@ -449,7 +478,7 @@ class MailSession(Placement):
         deadline_at = self.active_at + self.idle_limit_s()
         if deadline_at > now:
             self.wait_until(deadline_at)
-        elif self.stage == Stage.RELAYING:
+        elif self.stage == _RELAYING:
             self.end("idle_timeout", reset=self.client.blocked)
         else:
             self.dismiss(self.sentence(Say.IDLE), "idle_timeout")
@@ -461,10 +490,10 @@ class MailSession(Placement):
 
         A client that is still sending when its connection is closed would be reset, and might never read the answer.
         """
-        if self.stage >= Stage.CLOSING:
+        if self.stage >= _CLOSING:
             return
         self._leave_server()
-        self.stage = Stage.CLOSING
+        self.stage = _CLOSING
         self._reason = reason
         self.wait_until(self._engine.reactor.now + LINGER_S)
         try:
@@ -488,16 +517,16 @@ class MailSession(Placement):
 
     def end(self, reason: str, *, reset: bool = False) -> None:
         """Close both sides and write the log line. `reset`: with RST, so that nothing looks complete that is not."""
-        if self.stage == Stage.OVER:
+        if self.stage == _OVER:
             return
-        if reason == "stopped" and self.stage == Stage.TALKING and self.greeted:
+        if reason == "stopped" and self.stage == _TALKING and self.greeted:
             reset = not self._say_stopping()
         was_waiting, self.waiting = self.waiting, False
         self.about_to_end(reason)
         line = self._line(reason) if self._engine.log.sessions else {}
-        if self.stage is not Stage.CLOSING:
+        if self.stage is not _CLOSING:
             self.lasted(self.started_at)
-        self.stage = Stage.OVER
+        self.stage = _OVER
         self.no_deadline()
         self.give_up()
         self.client.close(reset=reset)

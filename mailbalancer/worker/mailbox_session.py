@@ -114,13 +114,13 @@ class MailboxSession(MailSession):
 
     # ------------------------------------------------------------ bytes of the client
 
-    def from_client(self, data: memoryview) -> None:
+    def from_client(self, data: bytes) -> None:
         if self.stage == Stage.RELAYING:
             self.tell_server(data)
             self._regulate()
             return
         early = not self.greeted and not self._lines
-        if early and proxy_header.looks_like(bytes(data)):
+        if early and proxy_header.looks_like(data):
             self.last_failure = "the client is not in proxy_protocol.accept_from"
             self.end("spoofed_proxy_header", reset=True)
             return
@@ -239,7 +239,7 @@ class MailboxSession(MailSession):
 
     # ------------------------------------------------------------ bytes of the server
 
-    def from_server(self, data: memoryview) -> None:
+    def from_server(self, data: bytes) -> None:
         if self.stage == Stage.RELAYING:
             self.tell_client(data)
             return
@@ -300,6 +300,7 @@ class MailboxSession(MailSession):
 
     def _join(self, to_client: bytes, to_server: bytes) -> None:
         assert self.link is not None
+        self.stop_counting()
         relay = Relay(self._engine, self, self.client.sock, self.link.sock, self.service.buffer, self.slot)
         self._relay = relay
         to_client = self.client.hand_over(relay.on_client) + to_client

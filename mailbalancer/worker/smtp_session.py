@@ -215,7 +215,7 @@ class SmtpSession(MailSession):
             self.tell_server(b"".join(command.raw for command in replay))
 
     def _greet(self) -> None:
-        if not self.client.is_quiet():
+        if self.client.has_input():
             self._spoke_out_of_turn()
             return
         self.greeted = True
@@ -255,26 +255,26 @@ class SmtpSession(MailSession):
 
     # ------------------------------------------------------------ bytes of the client
 
-    def from_client(self, data: memoryview) -> None:
+    def from_client(self, data: bytes) -> None:
         if self.stage is not Stage.TALKING:
             self._from_client_untimely(data)
             return
         if self._lines.held:
             self._lines.feed(data)
         elif self._body is not None:
-            self._pass_body(bytes(data))
+            self._pass_body(data)
         elif self._chunk is not None:
-            self._pass_chunk(bytes(data))
-        elif not self._take_whole(bytes(data)):
+            self._pass_chunk(data)
+        elif not self._take_whole(data):
             self._lines.feed(data)
         link = self.link
         if self._lines.held or self._held is not None or self._shakes or link is None or link.blocked:
             self._go_on()  # otherwise there is nothing to go on with, and no reason to look away from the client
 
-    def _from_client_untimely(self, data: memoryview) -> None:
+    def _from_client_untimely(self, data: bytes) -> None:
         """There is no server to listen yet, or not any more, or all there is to know is known."""
         if not self.greeted:
-            self._spoke_early(bytes(data))
+            self._spoke_early(data)
         elif self.stage is Stage.RELAYING:
             self.tell_server(data)
             self._regulate()
@@ -675,11 +675,11 @@ class SmtpSession(MailSession):
 
     # ------------------------------------------------------------ bytes of the server
 
-    def from_server(self, data: memoryview) -> None:
+    def from_server(self, data: bytes) -> None:
         if self.stage is Stage.RELAYING:
             self.tell_client(data)
             return
-        reply = self._replies.only(bytes(data))
+        reply = self._replies.only(data)
         if reply is not None:
             if self._opening is None:
                 self._take_reply(reply)
@@ -690,7 +690,7 @@ class SmtpSession(MailSession):
         if self._lines.held or self._waits or self._half_closed:
             self._go_on()
 
-    def _hear_all(self, data: memoryview) -> bool:
+    def _hear_all(self, data: bytes) -> bool:
         """Whatever replies these bytes complete. False: they were none."""
         self._replies.feed(data)
         link = self.link
