@@ -51,6 +51,12 @@ from mailbalancer.worker.smtp_message import Message
 if TYPE_CHECKING:
     from mailbalancer.worker.reverse_names import ReverseNames
 
+# Looking a member of an enum up costs more than what is done with it here.
+_SHAKING, _DELAYED, _SEEKING, _OPENING, _TALKING, _RELAYING, _CLOSING, _OVER = Stage
+_GREETING, _COMMAND, _LATER, _REPLY, _AUTH_LINE, _DATA, _CHUNK, _TLS, _RELAY, _END = Expect
+_MESSAGES: Final = int(Count.MESSAGES)
+_MESSAGES_REFUSED: Final = int(Count.MESSAGES_REFUSED)
+
 #: A server may think about a message for this long (RFC 5321 section 4.5.3.2.6), whatever the idle timeout.
 VERDICT_S: Final = 600.0
 #: Commands without a message, recipients not counted, after which a client is sent away.
@@ -74,9 +80,9 @@ _ANSWERS: Final = {
 }
 _HELLOS: Final = (b"EHLO", b"HELO")
 #: A client that ends its half now waits for answers to what it has said.
-_ANSWERED: Final = (Expect.COMMAND, Expect.LATER, Expect.REPLY, Expect.END)
+_ANSWERED: Final = (_COMMAND, _LATER, _REPLY, _END)
 #: What the client says now is for later, or for nobody.
-_DEAF: Final = (Expect.LATER, Expect.END)
+_DEAF: Final = (_LATER, _END)
 _MOVES_AT: Final = (b"MAIL", b"RSET")
 #: Replies by which a server may say that it wants no more of us.
 _UNWILLING: Final = (421, 452)
@@ -176,7 +182,7 @@ class SmtpSession(MailSession):
 
     def _named(self, name: str) -> None:
         self._name = name
-        if self.stage is Stage.OPENING and self._opening is None and self.link is not None:
+        if self.stage is _OPENING and self._opening is None and self.link is not None:
             self.link.resume()
             self.begin_opening()
 
@@ -249,14 +255,14 @@ class SmtpSession(MailSession):
         self._look_away()
         if self.tell_server(b"QUIT\r\n"):
             self.vouch()
-            self.stage = Stage.SEEKING
+            self.stage = _SEEKING
             self.give_up()
             self.seek()
 
     # ------------------------------------------------------------ bytes of the client
 
     def from_client(self, data: bytes) -> None:
-        if self.stage is not Stage.TALKING:
+        if self.stage is not _TALKING:
             self._from_client_untimely(data)
             return
         if self._lines.held:
@@ -275,7 +281,7 @@ class SmtpSession(MailSession):
         """There is no server to listen yet, or not any more, or all there is to know is known."""
         if not self.greeted:
             self._spoke_early(data)
-        elif self.stage is Stage.RELAYING:
+        elif self.stage is _RELAYING:
             self.tell_server(data)
             self._regulate()
         else:
@@ -284,20 +290,21 @@ class SmtpSession(MailSession):
     def _take_whole(self, data: bytes) -> bool:
         """The short way for what most clients send most of the time: one command, whole and alone, with nothing of
         theirs waiting. False: nothing has happened, and the long way through `_go_on` decides."""
-        if self._dialogue.expects is not Expect.COMMAND or not self._may_go_on():
+        dialogue = self._dialogue
+        if dialogue.expects is not _COMMAND or not self._may_go_on():
             return False
         command = parse_whole(data)
         if command is None:
             return False
-        if not self._is_too_much():
+        if dialogue.fruitless <= FRUITLESS or not self._is_too_much():
             self._command(command)
         return True
 
     def _go_on(self) -> None:
         """Everything the client has said that can be dealt with now."""
-        while self._lines.held and self.stage == Stage.TALKING and self._may_go_on() and self._step():
+        while self._lines.held and self.stage == _TALKING and self._may_go_on() and self._step():
             pass
-        if self.stage == Stage.TALKING:
+        if self.stage == _TALKING:
             self._regulate()
             if self._half_closed and self._has_had_its_answers():
                 self.end("client_closed")
@@ -312,11 +319,11 @@ class SmtpSession(MailSession):
         expects = self._dialogue.expects
         if self._body is not None or self._chunk is not None:
             return self._step_in_message()
-        if expects is Expect.COMMAND:
+        if expects is _COMMAND:
             return self._read_command()
-        if expects is Expect.AUTH_LINE:
+        if expects is _AUTH_LINE:
             return self._read_auth_line()
-        if self._lines.held and expects is Expect.REPLY:
+        if self._lines.held and expects is _REPLY:
             self._spoke_out_of_turn()
         return False
 
@@ -382,7 +389,7 @@ class SmtpSession(MailSession):
                 self._shakes = False
                 self.shake_hands()
                 return
-        if self.stage == Stage.RELAYING:
+        if self.stage == _RELAYING:
             self._regulate()
         self._go_on()
 
@@ -450,13 +457,14 @@ class SmtpSession(MailSession):
             self._pass_on(command)
 
     def _pass_on(self, command: Command) -> None:
-        if command.verb == b"MAIL":
+        verb = command.verb
+        if verb == b"MAIL":
             self._begin_message(command)
-        elif command.verb == b"RCPT" and self._message is not None:
+        elif verb == b"RCPT" and self._message is not None:
             self._message.recipients += 1
             if self.service.mail.smtp.log_addresses:
                 self._message.names_recipient(command.argument.decode("utf-8", "replace"))
-        elif command.verb == b"BDAT":
+        elif verb == b"BDAT":
             self._begin_chunk(command)
         self.tell_server(command.raw)
 
@@ -487,7 +495,7 @@ class SmtpSession(MailSession):
             return
         if due.closes:
             self.dismiss(due.data, self._parting or "refused")
-        elif self.tell_client(due.data) and self._dialogue.expects is Expect.TLS:
+        elif self.tell_client(due.data) and self._dialogue.expects is _TLS:
             self._begin_tls()
 
     def _begin_tls(self) -> None:
@@ -647,7 +655,7 @@ class SmtpSession(MailSession):
         engine, target = self._engine, self.target
         if message is None or target is None:
             return
-        engine.ints[engine.cell(target.slot, Count.MESSAGES if accepted else Count.MESSAGES_REFUSED)] += 1
+        engine.ints[engine.cell(target.slot, _MESSAGES if accepted else _MESSAGES_REFUSED)] += 1
         if not engine.log.says("info"):
             return
         helo, classes = self._dialogue.helo, self.service.classes
@@ -676,7 +684,7 @@ class SmtpSession(MailSession):
     # ------------------------------------------------------------ bytes of the server
 
     def from_server(self, data: bytes) -> None:
-        if self.stage is Stage.RELAYING:
+        if self.stage is _RELAYING:
             self.tell_client(data)
             return
         reply = self._replies.only(data)
@@ -724,7 +732,7 @@ class SmtpSession(MailSession):
             return
         if relay.closes:
             self._close_after(verb)
-        elif dialogue.expects is Expect.RELAY:
+        elif dialogue.expects is _RELAY:
             self._begin_relay()
         else:
             self._answer()
@@ -768,7 +776,7 @@ class SmtpSession(MailSession):
 
     def _begin_relay(self) -> None:
         """What follows is a handshake between Exchange servers."""
-        self.stage = Stage.RELAYING
+        self.stage = _RELAYING
         self.vouch()
         if self.tell_client(self._replies.take()):
             self.tell_server(self._lines.take())
@@ -776,7 +784,7 @@ class SmtpSession(MailSession):
     def _confused(self, reason: str) -> None:
         """Nothing that this server says can be believed any more."""
         assert self.target is not None
-        if self.stage == Stage.OPENING:
+        if self.stage == _OPENING:
             self.pass_over(reason)
             return
         self.last_failure = f"{self.target.name}: {reason}"
@@ -787,7 +795,7 @@ class SmtpSession(MailSession):
         dialogue = self._dialogue
         assert self.target is not None
         self.last_failure = f"{self.target.name}: {why}"
-        if self.stage == Stage.RELAYING:
+        if self.stage == _RELAYING:
             self.end("server_closed", reset=self.client.blocked)
             return
         commands = dialogue.replay() or ()

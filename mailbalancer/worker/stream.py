@@ -56,6 +56,21 @@ class Owner(Protocol):
         """The TLS handshake is complete."""
 
 
+class _Nobody:
+    """Owner of a stream that is closed."""
+
+    def readable(self, stream: Stream) -> None: ...
+
+    def writable(self, stream: Stream) -> None: ...
+
+    def broken(self, stream: Stream, error: OSError) -> None: ...
+
+    def secured(self, stream: Stream) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Stream:
     """A connected, non-blocking socket. Owns it.
 
@@ -90,7 +105,7 @@ class Stream:
     def __init__(self, engine: Engine, sock: socket.socket, owner: Owner, *, watched: bool = False) -> None:
         """`watched`: the reactor knows this socket already (it was watched while it connected)."""
         self._engine = engine
-        self.owner = owner
+        self.owner: Owner = owner
         self.sock = sock
         self.read: Callable[[int], bytes] = sock.recv
         self.read_into: Callable[[memoryview], int] = sock.recv_into
@@ -317,6 +332,7 @@ class Stream:
         if self.closed:
             return
         self.closed = True
+        self.owner = _NOBODY  # who has us too: a cycle that the garbage collector would have to find
         self._out.clear()
         if reset:
             with contextlib.suppress(OSError):
