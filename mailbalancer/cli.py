@@ -909,7 +909,9 @@ def _sent(chain: str | None, key: str | None, pfx: str | None, password_file: st
 
     if bool(chain) == bool(pfx) or (key and pfx):
         raise click.UsageError("give --chain FILE (and --key FILE), or --pfx FILE")
-    sent = {"pfx": base64.b64encode(_bytes_of(pfx)).decode()} if pfx else {"pem": _text_of(str(chain))}
+    content = _bytes_of(str(pfx or chain))
+    is_text = b"-----BEGIN " in content and content.isascii()
+    sent = {"pem": content.decode()} if is_text else {"pfx": base64.b64encode(content).decode()}
     if key:
         sent["key"] = _text_of(key)
     if password_file:
@@ -931,7 +933,7 @@ def _text_of(file: str) -> str:
     try:
         return _bytes_of(file).decode("ascii")
     except UnicodeDecodeError:
-        raise MailbalancerError(f"{file} is no PEM file", "is it a PFX? give it with --pfx") from None
+        raise MailbalancerError(f"{file} is no text", "the key must be PEM, and the password a line") from None
 
 
 def _upload_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -942,7 +944,9 @@ def _upload_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--password-file", metavar="FILE", help="Password of the PFX or the key; else it is asked for."),
         click.option("--pfx", metavar="FILE", help="Certificate and key as Windows exports them (PKCS #12)."),
         click.option("--key", metavar="FILE", help="The key, PEM, where it is in a file of its own."),
-        click.option("--chain", metavar="FILE", help="The certificate and its issuers, PEM; the key may be with them."),
+        click.option(
+            "--chain", metavar="FILE", help="The certificate and its issuers: PEM, perhaps with the key; .cer, .p7b."
+        ),
     ):
         function = option(function)
     return function

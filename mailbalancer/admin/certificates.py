@@ -6,16 +6,18 @@ Refuses to know: files, and how certificates are served. PURE: facts of the stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from mailbalancer.admin.encryption import RANKS
 from mailbalancer.model import Config
 from mailbalancer.tls.material import Material
 from mailbalancer.tls.names import Names
 
 Facts = Mapping[str, Any]
 _DOOR = "the page and the API"
+_NOT_SEEN = {"binding": ""}
 
 
 def listed(report: Facts, config: Config) -> list[dict[str, Any]]:
@@ -27,7 +29,7 @@ def listed(report: Facts, config: Config) -> list[dict[str, Any]]:
             **one,
             "shown_by": [shown for service in report["services"] if (shown := _shown(one, service, names))],
             "door": config.admin.certificate == one["name"],
-            "extended_protection": list(_protection(one["name"], report)),
+            "extended_protection": _protection(one["name"], report),
         }
         for one in report["certificates"]
     ]
@@ -65,15 +67,15 @@ def _shown(one: Facts, service: Facts, names: Mapping[str, list[str]]) -> dict[s
     return {"service": service["name"], "default": chosen.default == one["name"], "sni": sni}
 
 
-def _protection(name: str, report: Facts) -> Iterator[dict[str, Any]]:
-    """What is known of the real servers behind the services that show this certificate."""
+def _protection(name: str, report: Facts) -> list[dict[str, Any]]:
+    """What is known of each real server behind the services that show this certificate: the worst of its routes."""
+    worst: dict[tuple[str, str], dict[str, Any]] = {}
     for service in report["services"]:
         clients = service.get("client_tls")
         if not clients or name not in clients["certificates"]:
             continue
-        for pool in service["pools"]:
-            for server in pool["real_servers"]:
-                found = server.get("extended_protection")
-                if found:
-                    place = {"service": service["name"], "route": pool["route"], "real_server": server["name"]}
-                    yield {**place, "binding": found["binding"], "text": found["text"]}
+        for server in (server for pool in service["pools"] for server in pool["real_servers"]):
+            found, place = server.get("extended_protection"), (service["name"], server["name"])
+            if found and RANKS[found["binding"]] > RANKS[worst.get(place, _NOT_SEEN)["binding"]]:
+                worst[place] = {"service": place[0], "real_server": place[1], **found}
+    return list(worst.values())

@@ -50,7 +50,7 @@ class Sent(Given):
     pem: str = Field(default="", max_length=MOST_CHARACTERS, repr=False, description="certificate and issuers; the key "
                      "may stand with them")  # fmt: skip
     key: SecretStr = _secret("the key as PEM, where it is in a file of its own")
-    pfx: SecretStr = _secret("the PFX file in base64, instead of pem")
+    pfx: SecretStr = _secret("instead of pem: the file in base64; PFX, or certificates alone as .cer or .p7b")
     password: SecretStr = _secret("of the key or the PFX")
 
 
@@ -250,10 +250,11 @@ async def _read(sent: Sent) -> uploads.Upload:
     if bool(pfx) == bool(sent.pem):
         raise Refused(400, "send the certificate either as pem or as pfx")
     password = sent.password.get_secret_value().encode()
+    key = sent.key.get_secret_value().encode()
     if pfx:
-        work = partial(_facts, uploads.from_pfx, _decoded(pfx), password)
+        work = partial(_facts, uploads.from_binary, _decoded(pfx), key, password)
     else:
-        work = partial(_facts, uploads.from_pem, sent.pem.encode(), sent.key.get_secret_value().encode(), password)
+        work = partial(_facts, uploads.from_pem, sent.pem.encode(), key, password)
     try:
         told = await aside(work)
     except MailbalancerError as error:

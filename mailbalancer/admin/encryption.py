@@ -44,14 +44,15 @@ def _protection(servers: list[Facts]) -> tuple[str, Tone | None]:
     worst: dict[str, str] = {}
     for server in servers:
         binding = str(server["extended_protection"]["binding"])
-        if _RANKS.get(binding, 0) >= _RANKS.get(worst.get(server["name"], ""), 0):
+        if RANKS[binding] >= RANKS[worst.get(server["name"], "")]:
             worst[server["name"]] = binding
     words = ", ".join(f"{plain(name)} {plain(binding)}" for name, binding in worst.items())
     tone = Tone.BAD if "MISMATCH" in worst.values() else None
     return f"Extended Protection: {words}", tone
 
 
-_RANKS = {"match": 1, "unknown": 2, "MISMATCH": 3}
+#: How bad a finding about Extended Protection is; nothing at all is the least.
+RANKS = {"": 0, "match": 1, "unknown": 2, "MISMATCH": 3}
 
 
 def mismatch(server: Facts) -> str:

@@ -1,4 +1,4 @@
-"""What people have in their hands when they renew a certificate: PEM in any order, or a PFX out of Windows.
+"""What people have in their hands when they renew a certificate: PEM in any order, or .pfx, .cer, .p7b of Windows.
 
 Decides: which of several certificates is the one that is meant and which are its issuers, put into the order that
 clients need; what is left out and said; and that a key leaves here without its password, because nobody is there to
@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 
 from mailbalancer.errors import MailbalancerError
 
@@ -51,21 +51,41 @@ def from_pem(text: bytes, key_text: bytes = b"", password: bytes = b"") -> Uploa
         UploadError: it cannot be read.
     """
     try:
-        certificates = x509.load_pem_x509_certificates(text)
-    except ValueError as error:
+        if b"-----BEGIN PKCS7-----" in text:
+            certificates = pkcs7.load_pem_pkcs7_certificates(text)
+        else:
+            certificates = x509.load_pem_x509_certificates(text)
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UploadError("there is no readable certificate in what was sent", _CHAIN_REMEDY) from error
-    found = _KEY.search(key_text) or _KEY.search(text)
-    if key_text.strip(b" \t\r\n") and found is None:
-        raise UploadError("there is no private key in what was sent as the key", "send it as PEM")
-    return _arranged(certificates, _pem_key(found.group(), password) if found else None)
+    return _arranged(certificates, _key_beside(key_text, text, password))
 
 
-def from_pfx(data: bytes, password: bytes = b"") -> Upload:
-    """Certificates and key from PKCS #12 (RFC 7292), as Windows exports them.
+def from_binary(data: bytes, key_text: bytes = b"", password: bytes = b"") -> Upload:
+    """The same from what Windows writes: a PFX (PKCS #12, RFC 7292) with its key, or certificates alone (.cer, .p7b).
 
     Raises:
         UploadError: the password is wrong, or it is something else.
     """
+    for load in (_one_certificate, pkcs7.load_der_pkcs7_certificates):
+        try:
+            return _arranged(load(data), _key_beside(key_text, b"", password))
+        except (ValueError, UnsupportedAlgorithm):
+            continue
+    return _from_pfx(data, password)
+
+
+def _one_certificate(data: bytes) -> list[x509.Certificate]:
+    return [x509.load_der_x509_certificate(data)]
+
+
+def _key_beside(key_text: bytes, text: bytes, password: bytes) -> PrivateKeyTypes | None:
+    found = _KEY.search(key_text) or _KEY.search(text)
+    if key_text.strip(b" \t\r\n") and found is None:
+        raise UploadError("there is no private key in what was sent as the key", "send it as PEM")
+    return _pem_key(found.group(), password) if found else None
+
+
+def _from_pfx(data: bytes, password: bytes) -> Upload:
     try:
         key, certificate, others = pkcs12.load_key_and_certificates(data, password or None)
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -111,6 +111,13 @@ class Browser:
         }})()"""
         eventually(lambda: self.run(script), what=f"a field {selector}")
 
+    def choose(self, selector: str, file: Path) -> None:
+        """Put a file into a field for files, as from the dialog of the system."""
+        eventually(lambda: self.run(f"document.querySelector({json.dumps(selector)}) !== null"), what=selector)
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
     def press(self, key: str) -> None:
         """A key, as from the keyboard (`Tab`, `Enter`)."""
         more = {"text": "\r"} if key == "Enter" else {}

@@ -16,7 +16,7 @@ export function failed(error) {
 }
 
 /** Show what will happen; `act` does it when the person agrees. */
-function announce(title, content, verb, act) {
+export function announce(title, content, verb, act) {
   const outcome = h("div", { "aria-live": "polite" });
   const agree = h("button", { class: "main", onclick: async () => {
     agree.disabled = true;

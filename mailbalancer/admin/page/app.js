@@ -2,6 +2,7 @@
 
 import { failed } from "./actions.js";
 import { get, logIn, logOut, may, visit, whoAmI } from "./api.js";
+import { certificates } from "./certificates.js";
 import { h, patchChildren } from "./dom.js";
 import * as views from "./views.js";
 
@@ -88,7 +89,7 @@ async function slowly(number) {
 const FETCHED = {
   "real-servers": async () => views.realServers(await get("/real-servers")),
   events: async () => views.events(await get("/events?limit=500")),
-  certificates: async () => views.certificates(await get("/certificates")),
+  certificates: async () => certificates(await get("/certificates")),
   audit: async () => views.audit(await get("/audit?limit=200")),
   profiles: async () => views.profiles(await get("/profiles")),
   profile: async (name) => views.profile({ one: await get(`/profiles/${encodeURIComponent(name)}`), config: await get("/config") }),

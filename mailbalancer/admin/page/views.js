@@ -156,7 +156,7 @@ export function realServers(facts) {
       .map((word) => button("operate", `${word} everywhere`, () => operate(word, one.name, ""), `${word} ${one.name} everywhere`))))));
 }
 
-// ---------------------------------------------------------------- events, certificates
+// ---------------------------------------------------------------- events, audit
 
 export function eventList(events) {
   const rows = [...events].reverse().map((e) => ({ tone: { error: "bad", warning: "warning" }[e.level] || null,
@@ -166,15 +166,6 @@ export function eventList(events) {
 
 export function events(facts) {
   return h("div", {}, h("h1", {}, "Events"), eventList(facts.events));
-}
-
-export function certificates(facts) {
-  const tone = (days) => (days === null || days < 7 ? "bad" : days < 30 ? "warning" : "good");
-  return h("div", {}, h("h1", {}, "Certificates"), table(["certificate", "days left >", "names", "issuer", "used by", "remarks"],
-    facts.certificates.map((one) => ({ tone: tone(one.days_left), cells: [
-      one.name, badge(tone(one.days_left), one.days_left === null ? "unusable" : one.days_left),
-      one.names.join(", "), one.issuer || "", one.services.join(", ") || "nobody", one.warnings.join("; ")] })),
-    "The configuration lists no certificate."));
 }
 
 export function audit(facts) {
