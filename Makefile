@@ -34,7 +34,7 @@ format: $(READY)  ## put the code into shape
 	$(BIN)/ruff format $(PYTHON_PATHS)
 
 bench: $(READY)  ## measure against HAProxy and nginx on this machine, in under five minutes
-	@sh tests/support/install-packages.sh haproxy nginx libnginx-mod-stream libnginx-mod-mail wrk postfix
+	@sh tests/support/install-packages.sh haproxy nginx libnginx-mod-stream libnginx-mod-mail wrk postfix nftables iproute2
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean:  ## remove everything that was made here

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from tests.bench import door, mail, secure, table
+from tests.bench import door, mail, network, secure, table
 from tests.bench.idle import CONNECTIONS, allow_files, idle_cost
 from tests.bench.load import burst, web_server
 from tests.bench.machine import Cores, Plan, cpu_seconds, describe, plan_cores
@@ -38,6 +38,7 @@ SCALING_S = 2.0
 WEB_S = 2.0
 MAIL_S = 2.0
 WEB_ROUNDS = 1
+NETWORK_ROUNDS = 1
 HANDSHAKES_S = 2
 
 
@@ -106,6 +107,8 @@ class Bench:
     rounds: int
     seconds: float
     rows: Rows = field(default_factory=Rows)
+    ways: dict[str, network.Way] = field(default_factory=dict)
+    no_network: str = "it was not its turn yet"
     looked: door.Looked | None = None
 
     def run(self) -> None:
@@ -125,6 +128,7 @@ class Bench:
             self._web(backend)
             self.looked = door.look(self.cores, self.folder, backend, say)
         self._mail()
+        self._network()
         say(f"ramp: {RAMP_S} s, {HELD} held sessions, {NEW_PER_S} new ones a second")
         self._ramp()
 
@@ -247,6 +251,16 @@ class Bench:
             say(f"  {running.name}, {path}{', a connection each' if close else ''}: errors: {result.errors}")
         return Measured(result.requests_per_s, result.bytes_per_s, result.p99_ms, max(used / result.seconds, 0.01))
 
+    def _network(self) -> None:
+        """Layer 4, where this machine lets us build a network."""
+        self.no_network = network.why_not()
+        say(f"layer 4: {self.no_network or 'four forwardings, plain routing, HAProxy'}")
+        if not self.no_network:
+            self.ways = network.measure(self.cores.alone, self.folder, NETWORK_ROUNDS)
+            for name, way in self.ways.items():
+                for errors in way.errors:
+                    say(f"  {name}: errors: {errors}")
+
     def _ramp(self) -> None:
         """mailbalancer and HAProxy side by side: at 25 sessions a second neither is busy."""
         names = [name for name in (MAILBALANCER, HAPROXY) if name in self.versions]
@@ -302,6 +316,7 @@ def main() -> int:
         "The scaling by CPU time is what two full cores would give.\n"
     )
     print(table.render(bench.rows.all(), versions, HAPROXY))
+    print(f"\n{network.report(bench.ways) if bench.ways else f'Layer 4 was not measured: {bench.no_network}.'}")
     if bench.looked is not None:
         print(f"\n{bench.looked.words()}")
     print(f"\n¹ {mail.UNLIKE}")

@@ -51,11 +51,25 @@ def web_server(cores: Sequence[int], folder: Path) -> Iterator[int]:
     port = free_port()
     home = folder / f"backend-{port}"
     home.mkdir()
+    web_files(home)
+    body = web_body(home, f"127.0.0.1:{port}")
+    command = nginx_command(home, nginx_frame(home, max(1, len(cores) - 1), body))
+    with running(command, cores, home / "log"):
+        eventually(lambda: listens(port), what="the backend listens")
+        yield port
+
+
+def web_files(home: Path) -> None:
+    """What is asked for: `/small` is 1 KiB, `/large` 10 MiB."""
     (home / "small").write_bytes(b"x" * 1024)
     with (home / "large").open("wb") as large:
         large.truncate(LARGE_BYTES)
+
+
+def web_body(home: Path, listen: str) -> str:
+    """The part of an nginx configuration that serves them."""
     temporary = "".join(f"{kind}_temp_path {home}/t;" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    body = f"""http {{
+    return f"""http {{
     access_log off;
     {temporary}
     sendfile on;
@@ -64,12 +78,8 @@ def web_server(cores: Sequence[int], folder: Path) -> Iterator[int]:
     open_file_cache_valid 600s;
     keepalive_requests 100000000;
     keepalive_timeout 300s;
-    server {{ listen 127.0.0.1:{port} backlog=4096; root {home}; }}
+    server {{ listen {listen} backlog=4096; root {home}; }}
 }}"""
-    command = nginx_command(home, nginx_frame(home, max(1, len(cores) - 1), body))
-    with running(command, cores, home / "log"):
-        eventually(lambda: listens(port), what="the backend listens")
-        yield port
 
 
 def burst(
@@ -81,22 +91,26 @@ def burst(
     duration_s: float,
     close: bool = False,
     scheme: str = "http",
+    host: str = "127.0.0.1",
+    under: Sequence[str] = (),
 ) -> Burst:
     """Ask for `path` over and over for `duration_s`.
 
     Args:
         close: each request on a connection of its own.
+        under: a command that runs the load in its own place.
     """
     script = folder / "report.lua"
     if not script.exists():
         script.write_text(REPORT)
     threads = min(2, len(cores), connections)
     command = [
+        *under,
         *("taskset", "-c", ",".join(map(str, cores))),
         *(find("wrk") or "wrk", "-t", str(threads), "-c", str(connections), "-d", f"{max(1, round(duration_s))}s"),
         *("--latency", "--timeout", "5s", "-s", str(script)),
         *(("-H", "Connection: close") if close else ()),
-        f"{scheme}://127.0.0.1:{port}{path}",
+        f"{scheme}://{host}:{port}{path}",
     ]
     said = subprocess.run(command, capture_output=True, text=True, timeout=duration_s + 20, check=False)
     if "JSON" not in said.stdout:
