@@ -278,3 +278,28 @@ def test_only_a_trusted_proxy_is_believed(tmp_path: Path) -> None:
     (tmp_path / "trusting").mkdir()
     with limited(tmp_path / "trusting", forwarded={"trust": "127.0.0.0/8"}) as (port, _), connect(port) as client:
         assert ask(client, "/", forged).body == b"198.51.100.7, 127.0.0.1"  # the first one could be anybody's
+
+
+# ------------------------------------------------------------ cookies
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with a key file", "without"])
+def test_a_cookie_holds_over_a_restart_where_its_key_is_kept(tmp_path: Path, kept: bool) -> None:
+    port = free_port()
+    persist = {"by": "cookie"} | ({"key_file": str(tmp_path / "keys")} if kept else {})
+    with Web("ex1") as ex1, Web("ex2") as ex2:
+        made = config(port, {"ex1": ex1.port, "ex2": ex2.port}, persist=persist)
+        with Balancer(made, tmp_path) as balancer:
+            with connect(port) as browser:
+                first = ask(browser)
+            cookie = first.value("Set-Cookie").split(";")[0]
+            balancer.stop()
+            balancer.start()
+            answers = []
+            for _ in range(10):
+                with connect(port) as browser:
+                    answers.append(ask(browser, "/", f"Cookie: {cookie}"))
+    if kept:
+        assert {answer.body for answer in answers} == {first.body}
+        assert (tmp_path / "keys").stat().st_mode & 0o077 == 0, "nobody else may read it"
+    assert [bool(answer.values("Set-Cookie")) for answer in answers] == [not kept] * 10
