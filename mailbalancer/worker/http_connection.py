@@ -666,6 +666,9 @@ class HttpConnection:
         elif self.link is not None and self.link.deaf:
             self._exchange_done(unfinished=True)
         else:
+            if self.link is not None and (self.service.shared or self._trusted) and not self.tied:
+                # it did not wait for the body, and may take it for a request whose answer somebody else would get
+                self.link.persistent = False
             self.active_at = self._engine.reactor.now
             self._by(self.active_at + UNFINISHED_S)
 

@@ -107,7 +107,7 @@ class ServerLink(Placement):
             idle = service.take_idle(target, client.number)
             if idle is None:
                 break
-            if idle.is_quiet():
+            if idle.is_quiet(trusted=idle.owner == client.number):
                 self._adopt(idle)
                 return
             idle.close()
@@ -249,13 +249,18 @@ class ServerLink(Placement):
             return True
         return self.service.keeps(route, self, returning, source) and self.is_quiet()
 
-    def is_quiet(self) -> bool:
+    def is_quiet(self, trusted: bool = True) -> bool:
         """Whether the server still listens. A connection that it has closed, or spoken on unasked, is of no use: a
-        request that may have reached a server is not sent again, so it is better not sent on that one."""
+        request that may have reached a server is not sent again, so it is better not sent on that one.
+
+        Args:
+            trusted: it need not be looked at when it was used a moment ago; not for another client, who would be
+                answered with what the server has said meanwhile.
+        """
         stream = self.stream
         if stream is None or self.deaf:
             return False
-        if self._engine.reactor.now - self.idle_at < TRUSTED_IDLE_S:
+        if trusted and self._engine.reactor.now - self.idle_at < TRUSTED_IDLE_S:
             return True
         return stream.is_quiet()
 

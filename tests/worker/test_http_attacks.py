@@ -193,6 +193,34 @@ def test_an_expectation_that_was_refused_does_not_make_a_body_a_request(worker: 
                 assert not receive_all(client), "and it is answered by nobody"
 
 
+def test_a_server_that_does_not_wait_for_a_body_is_asked_by_nobody_else_there(worker: LoneWorker) -> None:
+    """It answers at once, and takes the body that follows for a request, whose answer would be the next client's."""
+    inner = PROBE.encode()
+    with Door("ex1") as door:
+        worker.configure(web(door, http=Http(shared=True)))
+        with worker.connect("web") as attacker, worker.connect("web") as victim:
+            attacker.sendall(get("/", f"Content-Length: {len(inner)}", method="POST"))
+            with door.accept() as server:
+                wire = Wire(server)
+                assert wire.head() is not None
+                server.sendall(reply("early"))
+                assert Wire(attacker).answer().body == b"early"
+                attacker.sendall(inner)
+                with contextlib.suppress(OSError):
+                    while wire.more():
+                        assert b"/probe" in wire.waiting
+                        break
+                victim.sendall(get("/mine"))
+                with door.accept() as other:
+                    second = Wire(other).head()
+                    assert second is not None
+                    assert second.target == "/mine"
+                    with contextlib.suppress(OSError):
+                        server.sendall(reply("poison"))
+                    other.sendall(reply("yours"))
+                    assert Wire(victim).answer().body == b"yours"
+
+
 def test_a_request_within_a_body_that_never_ends(worker: LoneWorker, behind: Web) -> None:
     worker.configure(web(behind))
     for announced in (len(PROBE) + 1, 10**18 - 1):
