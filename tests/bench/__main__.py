@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from tests.bench import door, mail, network, secure, table
 from tests.bench.idle import CONNECTIONS, allow_files, idle_cost
-from tests.bench.load import burst, web_server
+from tests.bench.load import VARYING, burst, paced, web_server
 from tests.bench.machine import Cores, Plan, cpu_seconds, describe, plan_cores
 from tests.bench.proxies import HAPROXY, MAILBALANCER, NGINX, Order, Running, available, missing, proxy
 from tests.bench.ramp import HELD, NEW_PER_S, NamedServer, Ramp, watch_return
@@ -33,6 +33,9 @@ RAMP_S = 20
 KEEPALIVE_CONNECTIONS = 64
 SCALING_CONNECTIONS = 256  # the kernel spreads them by hash: with few, one worker gets visibly more
 BULK_CONNECTIONS = 8
+CALM_SHARE = 0.7
+CALM_S = 2.0
+CALM_TLS_S = 3.0  # long enough that the handshakes at the beginning are less than one request in a hundred
 WARM_S = 1.0
 SCALING_S = 2.0
 WEB_S = 2.0
@@ -73,6 +76,10 @@ class Rows:
         self.shares = Row(f"ramp: % of new sessions in seconds 1 to {RAMP_S}", str)
         self.http = Row("HTTP keep-alive, 1 KiB, cookie and X-Forwarded-For: requests", table.per_second)
         self.https = Row("the same over TLS: requests", table.per_second)
+        self.varying = Row("HTTP as before, no head twice: requests", table.per_second)
+        self.varying_tls = Row("the same over TLS: requests", table.per_second)
+        self.calm = Row("HTTP p99 at 70 % of the proxy's own most", table.milliseconds)
+        self.calm_tls = Row("the same over TLS", table.milliseconds)
         self.full = Row("new TLS connections, full handshake", table.per_second)
         self.resumed = Row("new TLS connections, resumed", table.per_second)
         self.offloaded = Row("bulk over TLS, plain to the server", table.gigabytes_per_second)
@@ -92,7 +99,19 @@ class Rows:
         return [
             *(self.keepalive, self.p99, self.closing, self.bulk, self.spliced, self.two, self.scaling),
             *(self.scaling_by_cpu, busy, self.pss, self.rss, self.excess, self.shares),
-            *(self.http, self.https, self.full, self.resumed, self.offloaded, self.reencrypted, self.tls_pss),
+            *(
+                self.http,
+                self.https,
+                self.varying,
+                self.varying_tls,
+                self.calm,
+                self.calm_tls,
+                self.full,
+                self.resumed,
+                self.offloaded,
+                self.reencrypted,
+                self.tls_pss,
+            ),
             *(self.posted, self.posted_together, self.large_mail, self.secured_mail, self.secured_together),
         ]
 
@@ -185,20 +204,38 @@ class Bench:
         with secure.http_proxy(name, order, plan.proxy, self.folder) as running:
             self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WARM_S)
             answered = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S)
+            varied = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S, script=VARYING)
+            calm = self._calm(running, answered.requests_per_s, "http")
         self.rows.http.add(name, answered.requests_per_s)
+        self.rows.varying.add(name, varied.requests_per_s)
+        self.rows.calm.add(name, calm.p99_ms)
 
     def _https(self, name: str, order: secure.Secured) -> None:
         plan, rows = self.cores.alone, self.rows
         with secure.http_proxy(name, order, plan.proxy, self.folder) as running:
             self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WARM_S, scheme="https")
             answered = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S, scheme="https")
+            varied = self._burst(
+                running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S, scheme="https", script=VARYING
+            )
+            calm = self._calm(running, answered.requests_per_s, "https")
             bulk = self._burst(running, plan, "/large", BULK_CONNECTIONS, seconds=WEB_S, scheme="https")
             rows.full.add(name, secure.handshakes(running.port, plan.load, HANDSHAKES_S, resumed=False))
             rows.resumed.add(name, secure.handshakes(running.port, plan.load, HANDSHAKES_S, resumed=True))
         rows.https.add(name, answered.requests_per_s)
+        rows.varying_tls.add(name, varied.requests_per_s)
+        rows.calm_tls.add(name, calm.p99_ms)
         rows.offloaded.add(name, bulk.bytes_per_s)
         with secure.http_proxy(name, order, plan.proxy, self.folder) as running:  # a fresh one
             rows.tls_pss.add(name, secure.idle_tls_cost(running, order.papers).pss)
+
+    def _calm(self, running: Running, most: float, scheme: str) -> Measured:
+        """What a proxy is like that has room: asked for a part of what it can."""
+        plan = self.cores.alone
+        script = paced(CALM_SHARE * most, plan.load)
+        calm = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=CALM_S, scheme=scheme, script=script)
+        say(f"  {running.name}, {scheme}: {calm.requests_per_s / most:.0%} of its most for the p99 beside it")
+        return calm
 
     def _reencrypted(self, name: str, order: secure.Secured) -> None:
         plan = self.cores.alone
@@ -242,10 +279,13 @@ class Bench:
         seconds: float = 0.0,
         close: bool = False,
         scheme: str = "http",
+        script: str = "",
     ) -> Measured:
         """One burst of load, and how many cores the proxy kept busy meanwhile; its errors are said at once."""
         before = cpu_seconds(running.pid)
-        result = burst(running.port, path, connections, plan.load, self.folder, seconds or self.seconds, close, scheme)
+        result = burst(
+            running.port, path, connections, plan.load, self.folder, seconds or self.seconds, close, scheme, script
+        )
         used = cpu_seconds(running.pid) - before
         if result.errors:
             say(f"  {running.name}, {path}{', a connection each' if close else ''}: errors: {result.errors}")
@@ -332,7 +372,7 @@ def say(text: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description="measure against HAProxy and nginx")
     parser.add_argument("--rounds", type=int, default=2, help="times each proxy has its turn (default 2)")
-    parser.add_argument("--seconds", type=float, default=3, help="length of one burst of load (default 3)")
+    parser.add_argument("--seconds", type=float, default=2, help="length of one burst of load (default 2)")
     return parser.parse_args()
 
 

@@ -33,6 +33,38 @@ done = function(summary, latency, requests)
 end
 """
 
+#: For wrk: no head comes twice. A browser's fields, and a target and a cookie of each request's own.
+VARYING = """
+local threads, n = 0, 0
+setup = function(thread)
+  threads = threads + 1
+  thread:set("me", threads .. "x")
+end
+request = function()
+  n = n + 1
+  return "GET /small?item=" .. me .. n .. " HTTP/1.1\\r\\nHost: bench.example.com\\r\\n" ..
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\\r\\n" ..
+    "Accept: text/html,application/xhtml+xml,*/*;q=0.8\\r\\nAccept-Language: en\\r\\n" ..
+    "Referer: https://bench.example.com/" .. n .. "\\r\\nCookie: sid=" .. me .. n .. "; theme=dark\\r\\n\\r\\n"
+end
+"""
+
+#: For wrk: requests come at random, a thread's next one a mean of so many milliseconds after its last.
+PACED = """
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s; long ns; } moment; int clock_gettime(int clock, moment *now);")
+local moment, due = ffi.new("moment"), 0
+delay = function()
+  ffi.C.clock_gettime(1, moment)
+  local now = tonumber(moment.s) * 1000 + tonumber(moment.ns) / 1e6
+  if due < now - 50 then due = now end
+  due = due - %f * math.log(1 - math.random())
+  return math.max(0, math.floor(due - now + 0.5))
+end
+"""
+#: Threads of wrk, where there are cores for them.
+THREADS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Burst:
@@ -93,22 +125,23 @@ def burst(
     scheme: str = "http",
     host: str = "127.0.0.1",
     under: Sequence[str] = (),
+    script: str = "",
 ) -> Burst:
     """Ask for `path` over and over for `duration_s`.
 
     Args:
         close: each request on a connection of its own.
         under: a command that runs the load in its own place.
+        script: more for wrk to do: VARYING, or what `paced` makes.
     """
-    script = folder / "report.lua"
-    if not script.exists():
-        script.write_text(REPORT)
-    threads = min(2, len(cores), connections)
+    lua = folder / "load.lua"
+    lua.write_text(script + REPORT)
+    threads = min(THREADS, len(cores), connections)
     command = [
         *under,
         *("taskset", "-c", ",".join(map(str, cores))),
         *(find("wrk") or "wrk", "-t", str(threads), "-c", str(connections), "-d", f"{max(1, round(duration_s))}s"),
-        *("--latency", "--timeout", "5s", "-s", str(script)),
+        *("--latency", "--timeout", "5s", "-s", str(lua)),
         *(("-H", "Connection: close") if close else ()),
         f"{scheme}://{host}:{port}{path}",
     ]
@@ -124,3 +157,8 @@ def burst(
         seconds=seconds,
         errors=figures["detail"] if figures["errors"] else "",
     )
+
+
+def paced(requests_per_s: float, cores: Sequence[int]) -> str:
+    """A script with which `burst` on these cores asks so often, at random moments, whatever the answers take."""
+    return PACED % (1000 * min(THREADS, len(cores)) / requests_per_s)
