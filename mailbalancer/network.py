@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from mailbalancer.model import IPNetwork
 
+#: Knocks at real servers through a service's address leave from these ports, so that rules can tell their answers.
+KNOCK_PORTS = range(27746, 28258)
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 

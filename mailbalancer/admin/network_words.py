@@ -19,6 +19,35 @@ def service_words(service: Facts) -> Iterator[tuple[str, Tone | None]]:
         whose = f": {networks}" if networks else ""
         yield f"{count(own['sessions'], 'session')} with the balancer's address instead of the client's{whose}", None
 
+    if service.get("strays"):
+        packets = count(service["strays"], "answer")
+        yield f"{packets} to clients that reached a real server past the balancer", Tone.WARNING
+    if service.get("too_big"):
+        packets = count(service["too_big"], "packet")
+        yield f"{packets} did not fit somewhere on the way (fragmentation needed); who sent them has been told", None
+    for tunnel in service.get("tunnel", ()):
+        yield f"tunnel {plain(tunnel['device'])}: MTU {tunnel['mtu']}, real servers need advmss {tunnel['mss']}", None
+
+
+def report_words(report: Facts) -> Iterator[tuple[str, Tone]]:
+    """Sentences about the segments: who else claims our addresses, and frames that should not be there."""
+    network = report.get("network") or {"guards": (), "claims": (), "tunnel": {}}
+    for claim in network.get("claims", ()):
+        yield f"{plain(claim['who'])} ({plain(claim['mac'])}) answers for {plain(claim['address'])}", Tone.BAD
+    for guard in network.get("guards", ()):
+        where = f"on {plain(guard['device'])} dropped"
+        if guard["own_mac"]:
+            yield f"{count(guard['own_mac'], 'frame')} of our own {where}: there is a loop in the network", Tone.BAD
+        if guard["own_address"]:
+            sent = f"{count(guard['own_address'], 'frame')} with an address of our services as sender {where}"
+            yield f"{sent}: a real server answers through us", Tone.BAD
+    tunnel = network.get("tunnel", {})
+    if tunnel.get("strangers"):
+        yield f"{count(tunnel['strangers'], 'packet')} of strangers into our tunnel dropped", Tone.WARNING
+    if tunnel.get("too_big"):
+        told = count(tunnel["too_big"], "packet")
+        yield f"{told} did not fit on the way to a tunnel's end: its real server needs a smaller advmss", Tone.WARNING
+
 
 def _network(given: Facts) -> str:
     """`10.0.2.0/24, 12 sessions (real servers would answer them directly)`."""
@@ -30,6 +59,13 @@ def server_words(server: Facts) -> Iterator[tuple[str, Tone]]:
     """What the probes found, where it needs somebody's attention."""
     if server.get("out_of_service"):
         return  # its state says it
+    through = server.get("through_vip")
+    if through and through["verdict"] == "bad":
+        yield f"{plain(server['name'])} does not serve its clients: {plain(through['reason'])}", Tone.BAD
+    elif through and through["verdict"] == "unknown":
+        yield f"whether {plain(server['name'])} serves its clients is unknown: {plain(through['reason'])}", Tone.WARNING
+    if server.get("unanswered"):
+        yield f"{plain(server['name'])}: {count(server['unanswered'], 'flow')} without an answer yet", Tone.QUIET
     way = server.get("way_back")
     if way and way["verdict"] == "bad":
         yield f"{plain(server['name'])} is shown the balancer's address: {plain(way['reason'])}", Tone.BAD

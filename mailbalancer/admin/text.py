@@ -40,6 +40,7 @@ def status(report: Facts, *, wide: bool) -> RenderableType:
     if report.get("certificates"):
         parts += [_certificates(report["certificates"]), Text()]
     parts += _workers(report["workers"])
+    parts += [_toned(f"warning: {sentence}", tone) for sentence, tone in network_words.report_words(report)]
     parts += [_toned(f"warning: {plain(warning)}", Tone.WARNING) for warning in report["warnings"]]
     return Group(*parts)
 

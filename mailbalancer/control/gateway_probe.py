@@ -1,6 +1,6 @@
 """The gateway probe: connects to real servers as a client from far away would, and sees whether the answer comes back.
 
-Decides: when a real server is probed (when it is up, as often as it is checked), and who is told of a changed verdict.
+Decides: from where a real server is tried.
 Refuses to know: what follows from what was met (`l4.way_back`).
 
 The source address is borrowed with IP_TRANSPARENT. How an answer came in is written down by a rule of ours, before the
@@ -15,100 +15,57 @@ import errno
 import ipaddress
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from mailbalancer.control.events import Events
-from mailbalancer.control.members import Members, Record
+from mailbalancer.control.members import Record
+from mailbalancer.control.prober import Prober
 from mailbalancer.host.commands import HostError
 from mailbalancer.host.nft import Nft
-from mailbalancer.l4.way_back import Met, Probe, Verdict, WayBack, judge
+from mailbalancer.l4.way_back import Met, Probe, WayBack, judge
 from mailbalancer.model import Endpoint, MemberKey
 from mailbalancer.network import Network
 
 #: Documentation networks (RFC 5737, RFC 3849, RFC 9637): nobody is there, and nobody should have a route to them.
 FAR = {4: ("192.0.2.1", "198.51.100.1", "203.0.113.1"), 6: ("2001:db8::1", "3fff::1")}
-#: Probes of one server follow each other no faster than this.
-LEAST_PAUSE_S = 2.0
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
 
 
-@dataclass(slots=True)
-class Standing:
-    """What is known of one member."""
-
-    way: WayBack
-    at: float
-
-
-@dataclass(slots=True)
-class GatewayProbe:
-    """Probes the members that need it, all the time.
+class GatewayProbe(Prober):
+    """Probes the members whose answers must come back through us.
 
     Args:
-        wanted: members whose answers must come back through us.
-        network: the machine's network as it is now.
-        told: called when the verdict on a member has changed.
         named: the addresses that the operator wants a member's service to be probed from.
     """
 
-    members: Members
-    events: Events
-    nft: Nft
-    wanted: Callable[[], Iterable[Record]]
-    network: Callable[[], Network]
-    told: Callable[[MemberKey], None]
-    named: Callable[[MemberKey], Sequence[str]] = lambda key: ()
-    standings: dict[MemberKey, Standing] = field(default_factory=dict)
-    _running: dict[MemberKey, asyncio.Task[None]] = field(default_factory=dict)
-    _due: dict[MemberKey, float] = field(default_factory=dict)
+    what = "way back"
 
-    def tick(self, now: float) -> None:
-        """Begin the probes that are due."""
-        wanted = {record.key: record for record in self.wanted()}
-        for key in [key for key in self.standings if key not in wanted]:
-            del self.standings[key]
-            self.told(key)
-        for key, record in wanted.items():
-            if record.state.health.up and now >= self._due.get(key, 0.0) and key not in self._running:
-                self._due[key] = now + max(record.pool.check.interval_s, LEAST_PAUSE_S)
-                task = self._running[key] = asyncio.get_running_loop().create_task(self._probe(record))
-                task.add_done_callback(lambda _, key=key: self._running.pop(key, None))  # type: ignore[misc]
+    def __init__(
+        self,
+        events: Events,
+        wanted: Callable[[], Iterable[Record]],
+        network: Callable[[], Network],
+        told: Callable[[MemberKey], None],
+        nft: Nft,
+        named: Callable[[MemberKey], Sequence[str]],
+    ) -> None:
+        super().__init__(events, wanted, network, told)
+        self._nft = nft
+        self._named = named
 
-    async def stop(self) -> None:
-        """No probe is under way any more."""
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def is_bad(self, key: MemberKey) -> bool:
-        """Whether this member's answers are known not to come back through us."""
-        standing = self.standings.get(key)
-        return standing is not None and standing.way.verdict is Verdict.BAD
-
-    async def _probe(self, record: Record) -> None:
+    async def judge(self, record: Record) -> WayBack:
+        """Probe once."""
         endpoint = Endpoint(record.member.endpoint.host, record.pool.check.port or record.member.endpoint.port)
         timeout_s = record.pool.check.timeout_s
         network = self.network()
-        source = far_address(network, 6 if endpoint.is_ipv6 else 4, self.named(record.key))
+        source = far_address(network, 6 if endpoint.is_ipv6 else 4, self._named(record.key))
         far = await self._met(endpoint, source, timeout_s, borrowed=True)
         near = None
         if far.met is Met.SILENCE:
             own = other_arm(network, endpoint.host)
             near = await self._met(endpoint, own, timeout_s, borrowed=False) if own else None
-        self._stands(record, judge(endpoint.host, expected_sender(network, endpoint.host), far, near))
-
-    def _stands(self, record: Record, way: WayBack) -> None:
-        before = self.standings.get(record.key)
-        self.standings[record.key] = Standing(way, time.monotonic())
-        if before is not None and before.way.verdict is way.verdict:
-            return
-        text = f"{record.place}: way back from {record.key.real_server}: {way.verdict}: {way.reason}"
-        (self.events.info if way.verdict is Verdict.GOOD else self.events.error)(text)
-        self.told(record.key)
+        return judge(endpoint.host, expected_sender(network, endpoint.host), far, near)
 
     async def _met(self, endpoint: Endpoint, source: str, timeout_s: float, borrowed: bool) -> Probe:
         ipv6 = endpoint.is_ipv6
@@ -136,7 +93,7 @@ class GatewayProbe:
         """Hardware address of whoever handed us the server's answer to this port."""
         name = "answers_6" if ":" in server else "answers_4"
         with contextlib.suppress(HostError):
-            for element in self.nft.elements("inet", name):
+            for element in self._nft.elements("inet", name):
                 value = element["elem"]["val"] if "elem" in element else element
                 address, to, mac = value["concat"]
                 if to == port and ipaddress.ip_address(address) == ipaddress.ip_address(server):

@@ -12,26 +12,29 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mailbalancer.balance.candidate import READY
+from mailbalancer.control.arp_watch import ArpWatch
 from mailbalancer.control.events import Events
 from mailbalancer.control.gateway_probe import GatewayProbe
 from mailbalancer.control.host_plan import HostPlan, absent_addresses, needs_host, plan
 from mailbalancer.control.l4_rules import (
     RulesetBuilder,
     examined_script,
-    guards,
+    guards_of,
     is_transparent,
     names,
     near_places,
+    passes_us,
     with_neighbours,
 )
 from mailbalancer.control.members import Members, Record
 from mailbalancer.control.own_addresses import OwnAddresses
+from mailbalancer.control.vip_probe import VipProbe
 from mailbalancer.control.vips import Vips
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.host.commands import Commands, HostError
@@ -40,7 +43,7 @@ from mailbalancer.host.ledger import Ledger
 from mailbalancer.host.network import read_network
 from mailbalancer.host.nft import Counter, Nft
 from mailbalancer.host.privileges import CAP_NET_ADMIN, CAP_NET_RAW, have
-from mailbalancer.host.steps import Step, sysctl_now
+from mailbalancer.host.steps import Step, Vxlan, sysctl_now
 from mailbalancer.l4.numbers import Numbers
 from mailbalancer.l4.render import ENDING_S, tables
 from mailbalancer.l4.ruleset import (
@@ -48,8 +51,7 @@ from mailbalancer.l4.ruleset import (
 )
 from mailbalancer.l4.shares import Runner, by_sessions, by_weight, staying
 from mailbalancer.l4.tables import Table, script
-from mailbalancer.l4.way_back import Verdict
-from mailbalancer.model import Config, MemberKey, Schedule, Service
+from mailbalancer.model import Config, Forward, MemberKey, Schedule, Service
 from mailbalancer.network import Network
 
 #: Rules change at most this often.
@@ -65,6 +67,11 @@ WATCH_S = 5.0
 RETRY_S = 5.0
 ALARM_S = 60.0
 
+#: What the guards of each interface count.
+_LOOPS = {
+    "own_mac": "came in with our own hardware address as sender: there is a loop in the network",
+    "own_address": "came in with an address of our services as sender: a real server answers through us",
+}
 _BY_SESSIONS = (Schedule.LEAST_CONNECTIONS, Schedule.WEIGHTED_LEAST_CONNECTIONS)
 
 
@@ -75,6 +82,7 @@ class _Count:
     at: float = 0.0
     next_at: float = 0.0
     flows: dict[int, int] = field(default_factory=dict)  # by member number
+    unanswered: dict[int, int] = field(default_factory=dict)
     inet: dict[str, Counter] = field(default_factory=dict)
     netdev: dict[str, Counter] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)  # new flows per second, by service number
@@ -114,9 +122,9 @@ class L4Engine:
         self._failed_at = -RETRY_S
         self._alarms: dict[str, tuple[int, float]] = {}
         self._down: set[MemberKey] = set()
-        self.probe = GatewayProbe(members, events, self._nft, self._to_probe, self._look, self._way_back_changed)
-        self.probe.named = self._named
-        self.strays = self.probe.is_bad
+        self.probe = GatewayProbe(events, self._answering_us, self._look, self._judged, self._nft, self._named)
+        self.through = VipProbe(events, self._answering_clients, self._look, self._judged, self._service)
+        self.watch = ArpWatch(events)
         self.own_addresses = OwnAddresses(events)
 
     @property
@@ -208,8 +216,8 @@ class L4Engine:
         for warning in self._wanted.warnings:
             self._events.warning(warning)
         self._vips.added(self._network, [step for step in self._wanted.steps if step not in self._before], now)
-        for key in self.probe.standings:
-            self._way_back_changed(key)
+        for key in [*self.probe.standings, *self.through.standings]:
+            self._judged(key)
 
     def stop(self) -> None:
         """Everything as it was before us. A tick that comes later changes nothing any more."""
@@ -236,6 +244,8 @@ class L4Engine:
             return
         self._vips.tick(now)
         self.probe.tick(now)
+        self.through.tick(now)
+        self.watch.tick(now, self._config, self._network)
         if now - self._failed_at < RETRY_S:
             return
         try:
@@ -261,15 +271,28 @@ class L4Engine:
         else:
             self._events.warning(f"our nftables rules were not there any more and have been written anew ({reason})")
 
-    def _to_probe(self) -> list[Record]:
+    async def stop_probes(self) -> None:
+        """No probe is under way any more."""
+        await self.probe.stop()
+        await self.through.stop()
+        self.watch.stop()
+
+    def _service(self, name: str) -> Service | None:
+        return self._config.service(name) if self._config else None
+
+    def _answering_us(self) -> list[Record]:
         """Members whose answers to clients must come back through us."""
-        transparent = {
-            service.name for service in (self._config.services if self._config else ()) if is_transparent(service)
-        }
-        return [record for record in self._members if record.key.service in transparent]
+        return [r for r in self._members if (service := self._service(r.key.service)) and is_transparent(service)]
+
+    def _answering_clients(self) -> list[Record]:
+        """Members that answer clients themselves, with the service's address."""
+        return [r for r in self._members if (service := self._service(r.key.service)) and passes_us(service)]
+
+    def _strays(self, key: MemberKey) -> bool:
+        return bool(self.probe.bad(key))
 
     def _named(self, key: MemberKey) -> tuple[str, ...]:
-        service = self._config.service(key.service) if self._config else None
+        service = self._service(key.service)
         return service.source.probe_addresses if service else ()
 
     def _look(self) -> Network:
@@ -278,25 +301,47 @@ class L4Engine:
             self._network = replace(self._network, neighbours=read_network(self._commands).neighbours)
         return self._network
 
-    def _way_back_changed(self, key: MemberKey) -> None:
+    def _judged(self, key: MemberKey) -> None:
         """Workers read from the board whether this server is shown our address; our own rules follow at once."""
-        service = self._config.service(key.service) if self._config else None
+        service = self._service(key.service)
         if service is None or key not in self._members:
             return
-        standing = self.probe.standings.get(key)
-        bad = standing is not None and standing.way.verdict is Verdict.BAD
+        no_way_back = self.probe.bad(key)
         out = service.source.probe_failed == "take_out_of_service"
-        self._members.bar(key, standing.way.reason if standing and bad and out else "", time.monotonic())
-        self._members.show_own_address(key, bad and not out)
+        self._members.bar(key, (no_way_back or self.through.bad(key)) if out else "", time.monotonic())
+        self._members.show_own_address(key, bool(no_way_back) and not out)
         self._renewed_at = -RENEW_S
 
-    def way_back(self, key: MemberKey) -> Mapping[str, Any] | None:
-        """What the gateway probe knows of this member, for `status`."""
-        standing = self.probe.standings.get(key)
-        if standing is None:
-            return None
-        ago_s = round(time.monotonic() - standing.at, 1)
-        return {"verdict": str(standing.way.verdict), "reason": standing.way.reason, "ago_s": ago_s}
+    def probed(self, key: MemberKey) -> dict[str, Any]:
+        """What the probes know of this member, for `status`."""
+        return {"way_back": self.probe.facts(key), "through_vip": self.through.facts(key)}
+
+    def noticed(self, service: Service) -> dict[str, Any]:
+        """What the rules of a service have counted beside its traffic, for `status`; nothing where there are none."""
+        number = self._numbers.get(service.name)
+        if service.l4 is None or number is None:
+            return {}
+        facts: dict[str, Any] = {
+            "forward": str(service.l4.forward),
+            "strays": self._count.counter(f"stray_{number}").packets,
+            "too_big": self._count.counter(f"too_big_{number}").packets,
+        }
+        if service.l4.forward is Forward.TUNNEL:
+            facts["tunnel"] = [
+                {"device": step.device, "mtu": step.mtu, "mss": step.mss}
+                for step in self.steps
+                if isinstance(step, Vxlan)
+            ]
+        return facts
+
+    def network_facts(self) -> dict[str, Any]:
+        """What goes wrong on the segments, for `status`."""
+        guards = [
+            {"device": guard.device} | {word: self._count.counter(f"{word}_{at}").packets for word in _LOOPS}
+            for at, guard in enumerate(guards_of(self._network))
+        ]
+        tunnel = {word: self._count.counter(f"tunnel_{word}").packets for word in ("strangers", "too_big")}
+        return {"guards": guards if self._running else [], "claims": self.watch.listed(), "tunnel": tunnel}
 
     def own_address(self, service: Service) -> dict[str, Any]:
         """Who was given our address in a service that shows clients' own, for `status`; in layer 7 without the sum."""
@@ -314,7 +359,9 @@ class L4Engine:
             return {}
         new, inward, outward = (self._count.counter(f"{word}_{number}") for word in ("new", "in", "out"))
         sessions = self._count.flows.get(number, 0)
-        return {"sessions": sessions, "total": new.packets, "bytes_in": inward.bytes, "bytes_out": outward.bytes}
+        unanswered = self._count.unanswered.get(number, 0)
+        counted = {"sessions": sessions, "unanswered": unanswered, "total": new.packets}
+        return {**counted, "bytes_in": inward.bytes, "bytes_out": outward.bytes}
 
     def _watch(self, now: float) -> None:
         """Whether all our tables are still there.
@@ -333,7 +380,7 @@ class L4Engine:
         assert self._config is not None
         self._seen = self._availabilities()
         builder = RulesetBuilder(
-            self._config, self._network, self._numbers, self._shares(now), self.strays, self._members
+            self._config, self._network, self._numbers, self._shares(now), self._strays, self._members
         )
         wanted = tables(builder.ruleset())
         if wanted == self._running or (not wanted and not self._running):
@@ -396,11 +443,12 @@ class L4Engine:
         families = {table.family for table in self._running or ()}
         if "inet" in families:
             count.inet = self._nft.counters("inet")
-            count.flows = {mark & 0xFFFF: n for mark, n in count_flows(MEMBER_MARK, 0xFFFF0000).items()}
+            for mark, flows in count_flows(MEMBER_MARK, 0xFFFF0000).items():
+                count.flows[mark & 0xFFFF], count.unanswered[mark & 0xFFFF] = flows.live, flows.unanswered
         if "netdev" in families:
             count.netdev = self._nft.counters("netdev")
             self._count_remembered(count)
-            self._alarm(count, now)
+        self._alarm(count, services, now)
         for service in services:
             count.rates[self._numbers[service.name]] = self._rate(service, before, count)
         exact = any(server.max_sessions for server in self._config.real_servers) or any(
@@ -437,22 +485,23 @@ class L4Engine:
                             number = int(mark) & 0xFFFF
                             count.flows[number] = count.flows.get(number, 0) + 1
 
-    def _alarm(self, count: _Count, now: float) -> None:
-        """Frames that go round, and answers that should not pass here."""
-        devices = [guard.device for guard in guards(self._network)]
-        for at, device in enumerate(devices):
-            for word, meaning in (
-                ("own_mac", "came in with our own hardware address as sender: there is a loop in the network"),
-                ("own_address", "came in with an address of our services as sender: a real server answers through us"),
-            ):
-                self._alarm_once(f"{device}: frames {meaning}", count.netdev.get(f"{word}_{at}"), now)
+    def _alarm(self, count: _Count, services: Iterable[Service], now: float) -> None:
+        """Frames that go round, and packets that should not pass here."""
+        for at, guard in enumerate(guards_of(self._network)):
+            for word, meaning in _LOOPS.items():
+                self._alarm_once(f"{guard.device}: frames {meaning}", count.netdev.get(f"{word}_{at}"), now)
+        for service in services:
+            text = f"service {service.name}: a real server answers clients that came to it past the balancer"
+            self._alarm_once(text, count.inet.get(f"stray_{self._numbers[service.name]}"), now)
+        text = "the way to a tunnel's end lets only smaller packets through; give its real server a smaller advmss"
+        self._alarm_once(text, count.inet.get("tunnel_too_big"), now)
 
     def _alarm_once(self, text: str, counter: Counter | None, now: float) -> None:
         packets = counter.packets if counter else 0
         told, at = self._alarms.get(text, (0, -ALARM_S))
         if packets > told and now - at >= ALARM_S:
             self._alarms[text] = (packets, now)
-            self._events.error(f"{text} ({packets - told} dropped)")
+            self._events.error(f"{text} ({packets - told} packets)")
 
 
 def changes_host(config: Config) -> bool:

@@ -69,7 +69,7 @@ class RulesetBuilder:
         return Ruleset(
             services=tuple(map(self._service, services)),
             outbound=tuple(outbound for service in services for outbound in self._outbound(service)),
-            guards=guards(self._network),
+            guards=guards_of(self._network),
             transparent=transparent,
             tunnel=VXLAN_NUMBER if tunnels else 0,
             tunnel_peers=tuple(peer for tunnel in tunnels for peer in tunnel.allow_peers),
@@ -88,7 +88,6 @@ class RulesetBuilder:
     def _service(self, service: Service) -> ForwardedService:
         l4, pool = service.l4, service.pool
         assert l4 is not None
-        past_us = l4.forward in (Forward.DSR, Forward.TUNNEL)
         return ForwardedService(
             number=self._numbers[service.name],
             protocol=Protocol(l4.protocol),
@@ -101,7 +100,7 @@ class RulesetBuilder:
             deny=service.deny,
             snat_address=ipaddress.ip_address(l4.snat_address) if l4.snat_address else None,
             near=self._near(service),
-            devices=tuple(guard.device for guard in guards(self._network)) if past_us else (),
+            devices=tuple(guard.device for guard in guards_of(self._network)) if passes_us(service) else (),
         )
 
     def _persistence(self, service: Service) -> Persistence | None:
@@ -186,7 +185,7 @@ def examined_script(config: Config, network: Network) -> str:
     return script(tables(builder.ruleset()), None)
 
 
-def guards(network: Network) -> tuple[Guard, ...]:
+def guards_of(network: Network) -> tuple[Guard, ...]:
     """Every interface on which frames with addresses of ours could come in."""
     return tuple(
         Guard(interface.name, interface.mac)
@@ -198,6 +197,11 @@ def guards(network: Network) -> tuple[Guard, ...]:
 def is_transparent(service: Service) -> bool:
     """Whether its real servers see clients' addresses and must answer through us."""
     return service.source.use == "client" or (service.l4 is not None and service.l4.forward is Forward.TRANSPARENT)
+
+
+def passes_us(service: Service) -> bool:
+    """Whether its real servers answer clients themselves, with the service's address."""
+    return service.l4 is not None and service.l4.forward in (Forward.DSR, Forward.TUNNEL)
 
 
 def with_neighbours(service: Service, network: Network) -> Service:

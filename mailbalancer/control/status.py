@@ -78,7 +78,9 @@ class Status:
         #: What the real servers of an `smtp` service have in common after EHLO.
         self.offers: Callable[[str], list[str]] = lambda service: []
         #: What the kernel has counted for a member, where it forwards: instead of what the workers have.
-        self.way_back: Callable[[MemberKey], Mapping[str, Any] | None] = lambda key: None
+        self.probed: Callable[[MemberKey], Mapping[str, Any]] = lambda key: {}
+        self.noticed: Callable[[Service], Mapping[str, Any]] = lambda service: {}
+        self.network: Callable[[], dict[str, Any]] = dict
         self.kernel: Callable[[MemberKey], Mapping[str, int]] = lambda key: {}
         self.maintenance: Callable[[float], dict[str, Any]] = lambda wall: {"active": [], "windows": []}
         self.own_address: Callable[[Service], dict[str, Any]] = lambda service: {"sessions": 0, "networks": []}
@@ -99,6 +101,7 @@ class Status:
             "services": [self._service(service, running, now) for service in running.config.services],
             "certificates": self._certificates.listed(),
             "maintenance": self.maintenance(time.time()),
+            "network": self.network(),
             "events": self._events.listed(),
         }
 
@@ -157,6 +160,7 @@ class Status:
             "bytes_out": sum(server["bytes_out"] for server in behind),
             "imbalance": self._imbalances.worst(service.name),
             "own_address": self._own_address(service),
+            **self.noticed(service),
             "client_tls": service.client_tls and {"certificates": list(service.client_tls.certificates)},
             "server_tls": service.server_tls and {"verify": service.server_tls.verify.kind},
             **self._http(service, slot),
@@ -255,7 +259,8 @@ class Status:
             "back_pressure": state.health.back_pressure,
             "back_pressure_reason": state.pressure,
             "drain_ends_in_s": None if drain_ends_at is None else round(max(0.0, drain_ends_at - now), 1),
-            "way_back": self.way_back(record.key),
+            "way_back": None,
+            **self.probed(record.key),
             "check": _check(record, now),
             "last_flip": record.flip
             and {"up": record.flip.up, "reason": record.flip.reason, "at": iso_utc(record.flip_at)},

@@ -200,7 +200,8 @@ class Supervisor:
         self._status = Status(self._board, self._workers, self._members, self._imbalances, self._events, self._watch)
         self._status.offers = self._offers.common
         self._status.maintenance = self._maintenance.facts
-        self._status.kernel, self._status.way_back = self._l4.traffic, self._l4.way_back
+        self._status.kernel, self._status.probed = self._l4.traffic, self._l4.probed
+        self._status.noticed, self._status.network = self._l4.noticed, self._l4.network_facts
         self._status.own_address = self._l4.own_address
         self._commands = Commands(
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save,
@@ -475,7 +476,7 @@ class Supervisor:
         if self._workers.alive and patience_s:
             self._events.info(f"stopping: no new connections; sessions may finish for {patience_s:.0f} s")
         await self._scheduler.stop()
-        await self._l4.probe.stop()
+        await self._l4.stop_probes()
         self._workers.broadcast(Stop(time.monotonic() + patience_s))
         self._listeners.close([entry.endpoint for entry in self._listeners])
         await self._wait_for_workers(patience_s)

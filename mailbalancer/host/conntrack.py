@@ -13,6 +13,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from mailbalancer.host.commands import HostError
 
@@ -22,7 +23,8 @@ _GET, _DELETE = 1, 2
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
 # linux/netfilter/nfnetlink_conntrack.h
-_PROTOINFO, _MARK, _MARK_MASK = 4, 8, 21
+_STATUS, _PROTOINFO, _MARK, _MARK_MASK = 3, 4, 8, 21
+_SEEN_REPLY = 1 << 1  # IPS_SEEN_REPLY, …_common.h
 _NESTED = 0x3FFF
 #: TCP states in which a flow carries a session: SYN sent, SYN received, established, one side closed (…_tcp.h).
 _OPEN_STATES = frozenset({1, 2, 3, 4, 5})
@@ -31,18 +33,28 @@ _ATTRIBUTE = struct.Struct("=HH")
 _BUFFER = 1 << 18
 
 
-def count_flows(mark: int, mask: int) -> dict[int, int]:
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """Live flows with one mark; `unanswered`: those of them that nobody has answered yet."""
+
+    live: int = 0
+    unanswered: int = 0
+
+
+def count_flows(mark: int, mask: int) -> dict[int, Flows]:
     """Live flows per mark, of all whose mark is `mark` under `mask`.
 
     Raises:
         HostError: the kernel does not tell (CAP_NET_ADMIN is needed).
     """
-    counts: Counter[int] = Counter()
+    live: Counter[int] = Counter()
+    unanswered: Counter[int] = Counter()
     for message in _ask(_GET, _DUMP, mark, mask):
-        found, state = _mark_and_state(message)
-        if state is None or state in _OPEN_STATES:
-            counts[found] += 1
-    return dict(counts)
+        entry = read_entry(message)
+        if entry.is_open:
+            live[entry.mark] += 1
+            unanswered[entry.mark] += not entry.answered
+    return {found: Flows(count, unanswered[found]) for found, count in live.items()}
 
 
 def forget_flows(mark: int) -> None:
@@ -85,15 +97,32 @@ def _messages(kernel: socket.socket) -> Iterator[bytes]:
             at += length + 3 & ~3
 
 
-def _mark_and_state(message: bytes) -> tuple[int, int | None]:
-    mark, state = 0, None
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tracked flow; `state` is None where the protocol has none."""
+
+    mark: int = 0
+    state: int | None = None
+    answered: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it carries a session: it has not begun to end."""
+        return self.state is None or self.state in _OPEN_STATES
+
+
+def read_entry(message: bytes) -> Entry:
+    """From the attributes of a message of the kernel's; what is missing or cut short counts as not there."""
+    mark, state, answered = 0, None, False
     for kind, value in _attributes(message):
         if kind == _MARK:
             mark = int.from_bytes(value, "big")
+        elif kind == _STATUS:
+            answered = bool(int.from_bytes(value, "big") & _SEEN_REPLY)
         elif kind == _PROTOINFO:
             for _, tcp in _attributes(value):  # CTA_PROTOINFO_TCP, in it first CTA_PROTOINFO_TCP_STATE
-                state = next((inner[0] for one, inner in _attributes(tcp) if one == 1), None)
-    return mark, state
+                state = next((inner[0] for one, inner in _attributes(tcp) if one == 1 and inner), None)
+    return Entry(mark, state, answered)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

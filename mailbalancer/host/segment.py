@@ -6,6 +6,7 @@ Refuses to know: why somebody asks, and who ought to answer.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ipaddress
 import socket
@@ -126,24 +127,37 @@ def claimed(device: str, mac: str, addresses: Iterable[str], wait_s: float) -> d
     return found
 
 
-def open_wire(device: str, steps: Sequence[tuple[int, int, int, int]]) -> socket.socket:
-    """A socket for whole frames of an interface that gets only what the filter lets through; it does not wait.
+def open_wire(
+    device: str, steps: Sequence[tuple[int, int, int, int]], kind: socket.SocketKind = socket.SOCK_RAW
+) -> socket.socket:
+    """A socket for frames of an interface that gets only what the filter lets through; it does not wait.
 
-    It sees frames before any rule of nftables does. With an empty `device`: those of all interfaces.
+    It sees frames before any rule of nftables does. With an empty `device`: those of all interfaces. With SOCK_DGRAM
+    they are without the header of the link.
 
     Raises:
         OSError: CAP_NET_RAW is missing, or there is no such interface.
     """
-    wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    wire = socket.socket(socket.AF_PACKET, kind, 0 if device else socket.htons(_ETH_ALL))
+    wire.setblocking(False)
     try:
         code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
         wire.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(_Filter(len(steps), ctypes.addressof(code))))
-        wire.setblocking(False)
-        wire.bind((device, _ETH_ALL))
+        if device:
+            wire.bind((device, _ETH_ALL))
+        else:
+            _forget(wire)
     except BaseException:
         wire.close()
         raise
     return wire
+
+
+def _forget(wire: socket.socket) -> None:
+    """What came before the filter was there."""
+    with contextlib.suppress(BlockingIOError):
+        while wire.recv(1):
+            pass
 
 
 def question(address: str, mac: str, from_address: str = "") -> bytes:

@@ -214,6 +214,11 @@ class Vxlan(_ByIp):
     def place(self) -> str:
         return self.device
 
+    @property
+    def mss(self) -> int:
+        """The largest TCP segment that goes through in one packet: without the inner headers of IP and TCP."""
+        return self.mtu - (60 if ":" in self.local else 40)
+
     def words(self, verb: str) -> str:
         if verb == "del":
             return f"ip link del {self.device}"
@@ -225,7 +230,8 @@ class Vxlan(_ByIp):
         commands.run(["ip", "link", "set", self.device, "up"])
 
     def __str__(self) -> str:
-        return f"device {self.device}: vxlan {self.number} from {self.local}, UDP port {self.port}, MTU {self.mtu}"
+        room = f"MTU {self.mtu} (advmss {self.mss})"
+        return f"device {self.device}: vxlan {self.number} from {self.local}, UDP port {self.port}, {room}"
 
 
 @dataclass(frozen=True, slots=True)

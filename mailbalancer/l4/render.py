@@ -15,6 +15,7 @@ Everything in a rule is a number, an address or an interface name: `ruleset` let
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from mailbalancer.l4.ruleset import (
     BUCKETS,
@@ -31,6 +32,7 @@ from mailbalancer.l4.ruleset import (
 from mailbalancer.l4.shares import hashed, turns
 from mailbalancer.l4.tables import Chain, Table
 from mailbalancer.model import Forward, IPNetwork
+from mailbalancer.network import KNOCK_PORTS
 
 #: Before anybody else's dnat (dstnat is -100), after connection tracking (-200).
 _NAT_IN = "type nat hook prerouting priority -110; policy accept;"
@@ -45,6 +47,26 @@ ENDING_S = 120
 #: Answers to the gateway probe are remembered this long.
 _PROBED_S = 60
 _FAMILIES = (4, 6)
+_ICMP = {4: "icmp", 6: "icmpv6"}
+#: A packet did not fit through somewhere and must not be cut there (RFC 792, RFC 4443 section 3.2).
+_TOO_BIG = {4: "icmp type destination-unreachable icmp code frag-needed", 6: "icmpv6 type packet-too-big"}
+_NUMBER = {"tcp": 6, "udp": 17}
+
+
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    """Where, behind an ICMP header of 8 bytes, the packet is that it speaks of: offsets and lengths in bits."""
+
+    protocol: str
+    source_port: str
+    destination_port: str
+    flow: str  # the same fields as `_flow`, seen from the other side
+
+
+_INNER = {
+    4: _Inner("@th,136,8", "@th,224,16", "@th,240,16", "@th,240,16 . @th,224,16 . @th,192,32"),
+    6: _Inner("@th,112,8", "@th,384,16", "@th,400,16", "@th,400,16 . @th,384,16 . @th,256,128"),
+}
 
 
 def tables(ruleset: Ruleset) -> tuple[Table, ...]:
@@ -61,6 +83,7 @@ def _inet(ruleset: Ruleset) -> Table:
     chains: dict[str, Chain] = {}
     if services:
         chains |= _forwarding(services)
+        chains["count"] = Chain((*chains["count"].rules, *_noticed(services)), _COUNT)
     if services or ruleset.outbound:
         chains["source_nat"] = Chain((*_source_nat(services), *map(_outbound, ruleset.outbound)), _NAT_OUT)
     for service in services:
@@ -76,6 +99,9 @@ def _inet(ruleset: Ruleset) -> Table:
     members = _members(services)
     counters = [f"{word}_{server.number}" for server in members for word in ("new", "in", "out")]
     counters += [f"own_{service.number}" for service in services if service.forward is Forward.TRANSPARENT]
+    counters += [f"too_big_{service.number}" for service in services]
+    counters += [f"stray_{service.number}" for service in services if service.forward is Forward.TRANSPARENT]
+    counters += ["tunnel_strangers", "tunnel_too_big"] if ruleset.tunnel else []
     counters += [f"near_{near.number}" for service in services for near in service.near]
     fixed = {
         f"count_{word}": ("{ type mark : counter; }", tuple(f'0x{s.mark:08x} : "{word}_{s.number}"' for s in members))
@@ -91,6 +117,24 @@ def _forwarding(services: Sequence[ForwardedService]) -> dict[str, Chain]:
         "ct direction reply counter name ct mark map @count_out",
     )
     return {"forward_new": Chain(_dispatch(services), _NAT_IN), "count": Chain(count, _COUNT)}
+
+
+def _noticed(services: Sequence[ForwardedService]) -> Iterator[str]:
+    """What passes and is worth a word: packets that do not fit somewhere, and answers to nothing that came through us.
+
+    Such an answer is an invalid packet to connection tracking: a server behind us was reached past us.
+    """
+    for service in services:
+        for family in _families(service):
+            servers = [server for server in service.servers if server.address.version == family]
+            if not servers:
+                continue
+            told = f"ct state related {_TOO_BIG[family]}"
+            yield f"{_marked(servers, family)} {told} counter name too_big_{service.number}"
+            if service.forward is Forward.TRANSPARENT:
+                whose = ", ".join(dict.fromkeys(str(server.address) for server in servers))
+                answer = "ct state invalid tcp flags & (syn | ack) == syn | ack"
+                yield f"{_ip(family)} saddr {{ {whose} }} {answer} counter name stray_{service.number}"
 
 
 def _dispatch(services: Sequence[ForwardedService]) -> tuple[str, ...]:
@@ -264,7 +308,10 @@ def _strangers(ruleset: Ruleset) -> Iterator[str]:
     ours = f"udp dport 4789 @th,96,24 {ruleset.tunnel}"
     for family in _FAMILIES:
         peers = _networks(ruleset.tunnel_peers, family)
-        yield f"meta nfproto ipv{family} {ours}{f' {_ip(family)} saddr != {peers}' if peers else ''} counter drop"
+        strangers = f" {_ip(family)} saddr != {peers}" if peers else ""
+        yield f"meta nfproto ipv{family} {ours}{strangers} counter name tunnel_strangers drop"
+        inner = f"{_INNER[family].protocol} 17 {_INNER[family].destination_port} 4789"
+        yield f"{_TOO_BIG[family]} {inner} counter name tunnel_too_big"
 
 
 _ANSWERS = {
@@ -290,12 +337,13 @@ def _netdev(ruleset: Ruleset) -> Table:
     for at, guard in enumerate(ruleset.guards):
         here = [service for service in services if guard.device in service.devices]
         if here:
-            rules = (*_loops(at, guard.mac, here), *_dispatch(here))
+            rules = (*_loops(at, guard.mac, here), *_too_big(here), *_dispatch(here))
             chains[f"ingress_{at}"] = Chain(rules, _INGRESS.format(device=f'"{guard.device}"'))
     for service in services:
         chains |= _frame_chains(service)
     counters = [f"{word}_{server.number}" for server in _members(services) for word in ("new", "in")]
     counters += [f"{word}_{at}" for at in range(len(ruleset.guards)) for word in ("own_mac", "own_address")]
+    counters += [f"too_big_{service.number}" for service in services]
     memory = {
         _flows(service, family): ("map", _flow_map(service)) for service in services for family in _families(service)
     }
@@ -304,11 +352,26 @@ def _netdev(ruleset: Ruleset) -> Table:
 
 def _loops(at: int, mac: str, services: Sequence[ForwardedService]) -> list[str]:
     """What claims to come from us, came from us and is going round, or is an answer that should not pass here."""
+    ports = _range(KNOCK_PORTS[0], KNOCK_PORTS[-1])
     rules = [f"ether saddr {mac} counter name own_mac_{at} drop"]
     for family in _families(*services):
         addresses = dict.fromkeys(str(p.address) for s in services for p in s.listen if p.address.version == family)
-        rules.append(f"{_ip(family)} saddr {{ {', '.join(addresses)} }} counter name own_address_{at} drop")
+        from_us = f"{_ip(family)} saddr {{ {', '.join(addresses)} }}"
+        rules.append(f"{from_us} meta l4proto {{ tcp, udp }} th dport {ports} drop")  # who knocked has heard it
+        rules.append(f"{from_us} {_ICMP[family]} type echo-reply drop")
+        rules.append(f"{from_us} counter name own_address_{at} drop")
     return rules
+
+
+def _too_big(services: Iterable[ForwardedService]) -> Iterator[str]:
+    """A router on the way from a server to a client lets no packet of that size through. It tells the address that the
+    packet came from, which is ours; the one who has to know is the server."""
+    for service in services:
+        for port in service.listen:
+            family = port.address.version
+            inner = f"{_INNER[family].protocol} {_NUMBER[service.protocol]} {_INNER[family].source_port} {_ports(port)}"
+            what = f"{_ip(family)} daddr {port.address} {_TOO_BIG[family]} {inner}"
+            yield f"{what} counter name too_big_{service.number} goto too_big_{service.number}_{family}"
 
 
 def _frame_chains(service: ForwardedService) -> dict[str, Chain]:
@@ -326,6 +389,14 @@ def _frame_chains(service: ForwardedService) -> dict[str, Chain]:
         rules += [rule.replace("ct mark", "meta mark") for rule in _returning(service, servers, family)]
         rules += _spread(service, servers, family)
         chains[_service_chain(service, family)] = Chain((*rules, "drop"))
+        inner, back = _INNER[family], ", ".join(f"0x{server.mark:08x} : goto send_{server.number}" for server in living)
+        told = (
+            f"meta mark set jhash {inner.flow} mod 4294967295 seed 0x6d62",
+            f"meta mark set meta mark map @{_flows(service, family)}",
+            *([f"meta mark vmap {{ {back} }}"] if living else []),
+            "meta mark set 0",
+        )
+        chains[f"too_big_{service.number}_{family}"] = Chain(told)
         for server in servers:
             chains |= _frame_member(service, server)
     return chains

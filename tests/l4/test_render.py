@@ -186,7 +186,11 @@ def test_frames_are_sent_on() -> None:
     found = table(dsr, family="netdev", guards=(Guard("eth0", "02:00:00:00:00:01"),))
     assert rules(found, "ingress_0") == [
         "ether saddr 02:00:00:00:00:01 counter name own_mac_0 drop",
+        "ip saddr { 10.0.1.100 } meta l4proto { tcp, udp } th dport 27746-28257 drop",
+        "ip saddr { 10.0.1.100 } icmp type echo-reply drop",
         "ip saddr { 10.0.1.100 } counter name own_address_0 drop",
+        "ip daddr 10.0.1.100 icmp type destination-unreachable icmp code frag-needed @th,136,8 6 @th,224,16 25 "
+        "counter name too_big_7 goto too_big_7_4",
         "ip daddr . meta l4proto . th dport vmap { 10.0.1.100 . tcp . 25 : goto service_7_4 }",
     ]
     assert rules(found, "service_7_4") == [
@@ -205,8 +209,10 @@ def test_frames_are_sent_on() -> None:
 def test_nobody_sends_into_our_tunnels() -> None:
     (found,) = tables(Ruleset(tunnel=27746, tunnel_peers=(ip_network("10.8.0.0/24"),)))
     assert rules(found, "tunnel") == [
-        "meta nfproto ipv4 udp dport 4789 @th,96,24 27746 ip saddr != { 10.8.0.0/24 } counter drop",
-        "meta nfproto ipv6 udp dport 4789 @th,96,24 27746 counter drop",
+        "meta nfproto ipv4 udp dport 4789 @th,96,24 27746 ip saddr != { 10.8.0.0/24 } counter name tunnel_strangers drop",
+        "icmp type destination-unreachable icmp code frag-needed @th,136,8 17 @th,240,16 4789 counter name tunnel_too_big",
+        "meta nfproto ipv6 udp dport 4789 @th,96,24 27746 counter name tunnel_strangers drop",
+        "icmpv6 type packet-too-big @th,112,8 17 @th,400,16 4789 counter name tunnel_too_big",
     ]
 
 

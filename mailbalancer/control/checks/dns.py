@@ -31,7 +31,7 @@ async def converse(options: DnsCheck, talk: Conversation) -> str:
     """Have the conversation; the result is the reason for `up`. Raises Failed and OSError."""
     identifier = secrets.randbits(16)
     asked = question(options.name, options.record)
-    query = _HEAD.pack(identifier, _QUERY_FLAGS, 1, 0, 0, 0) + asked
+    query = asked_in_one_datagram(options, identifier)
     over_tcp = options.protocol == "tcp"
     await talk.connect(datagrams=not over_tcp)
     talk.note(">", f"{options.record} {shown(options.name)} over {options.protocol}")
@@ -44,6 +44,15 @@ async def converse(options: DnsCheck, talk: Conversation) -> str:
     if rcode != options.rcode.upper():
         raise Failed(f"answer was {rcode}, expected {options.rcode.upper()}")
     return f"{options.record} {shown(options.name)}: {rcode}, answers: {answers}"
+
+
+def asked_in_one_datagram(options: DnsCheck, identifier: int) -> bytes:
+    """The check's question as it goes over UDP.
+
+    Raises:
+        Failed: the name or type cannot be asked for.
+    """
+    return _HEAD.pack(identifier, _QUERY_FLAGS, 1, 0, 0, 0) + question(options.name, options.record)
 
 
 async def _ask_udp(talk: Conversation, query: bytes, identifier: int, asked: bytes) -> tuple[int, int]:
