@@ -608,5 +608,5 @@ def tls_facts(stream: Stream | None) -> str | None:
     tls = stream.tls if stream is not None else None
     if tls is None:
         return None
-    cipher = tls.cipher()
-    return f"{tls.version()}:{cipher[0]}" if cipher else None
+    version, cipher = tls.version(), tls.cipher()
+    return f"{version}:{cipher[0]}" if version and cipher else None

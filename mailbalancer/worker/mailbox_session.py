@@ -93,6 +93,7 @@ class MailboxSession(MailSession):
     def server_secured(self) -> None:
         assert self._opening is not None
         self._do(self._opening.secured())
+        self._go_on()  # a client that did not wait for the greeting has said something already
 
     def _do(self, step: Step) -> None:
         match step:

@@ -90,6 +90,10 @@ class Reactor:
         if self.handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def forget(self, fd: int) -> None:
+        """No more events for a descriptor that somebody else has closed."""
+        self.handlers.pop(fd, None)
+
     def close(self, sock: socket.socket) -> None:
         """Close a socket; inside a turn its number is only given back when the batch is through."""
         self.handlers.pop(sock.fileno(), None)

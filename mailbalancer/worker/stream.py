@@ -143,14 +143,22 @@ class Stream:
         """
         sock = self.sock
         watched_as = sock.fileno()
-        tls = context.wrap_socket(
-            sock,
-            server_side=server_side,
-            server_hostname=name,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,
-            session=session,
-        )
+        try:
+            sock.getpeername()  # a peer that is gone: wrap_socket would close the descriptor in the middle of a turn
+            tls = context.wrap_socket(
+                sock,
+                server_side=server_side,
+                server_hostname=name,
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=False,
+                session=session,
+            )
+        except OSError as error:
+            if sock.fileno() < 0:  # it did, because the peer has gone between the two
+                self._engine.reactor.forget(watched_as)
+                self.closed = True
+            self.owner.broken(self, error)
+            return
         # wrap_socket has taken the descriptor over: the same number, so epoll and the reactor need not be told
         assert tls.fileno() == watched_as
         self.sock = self._tls = tls

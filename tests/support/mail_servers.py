@@ -302,7 +302,7 @@ class ImapServer(LineServer):
         return f"* OK [CAPABILITY IMAP4rev1 ID{starttls} AUTH=PLAIN] {self.name} ready\r\n".encode()
 
     def word(self, line: bytes) -> str:
-        return line.split(b" ")[1].upper().decode()
+        return line.partition(b" ")[2].partition(b" ")[0].upper().decode("ascii", "replace")
 
     def answer(self, line: bytes, secured: bool) -> bytes:
         tag, word = line.split(b" ")[0], self.word(line)
@@ -320,7 +320,7 @@ class Pop3Server(LineServer):
         return f"+OK {self.name} ready <1.2@{self.name}>\r\n".encode()
 
     def word(self, line: bytes) -> str:
-        return line.split(b" ")[0].upper().decode()
+        return line.partition(b" ")[0].upper().decode("ascii", "replace")
 
     def answer(self, line: bytes, secured: bool) -> bytes:
         if self.word(line) == "CAPA":

@@ -216,6 +216,24 @@ def test_every_pairing_of_tls(
 
 
 @BOTH
+@pytest.mark.parametrize("inner", ["none", "require", "implicit"])
+def test_a_client_that_does_not_wait_is_answered(
+    worker: LoneWorker, authority: Authority, issued: Issued, inner: str, mode: Mode, kind: type[LineServer]
+) -> None:
+    tls = issued.server_context() if inner != "none" else None
+    with kind("ms1", tls=tls, implicit=inner == "implicit") as ms1:
+        worker.configure(bridged(mode, ms1, authority, "none", inner))
+        client = worker.connect("box")
+        said = {Mode.IMAP: b"a NOOP\r\nb LOGOUT\r\n", Mode.POP3: b"CAPA\r\nQUIT\r\n"}[mode]
+        client.sendall(said)
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(4)  # less than any timeout of the session
+        heard = receive_all(client)
+        assert heard.count(b"\r\n") >= 3, heard
+        assert worker.session_lines()[0]["end"] in ("logout", "server_lost", "client_closed")
+
+
+@BOTH
 def test_a_stripped_starttls_never_carries_a_password(
     worker: LoneWorker, authority: Authority, issued: Issued, mode: Mode, kind: type[LineServer]
 ) -> None:
