@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -270,6 +271,32 @@ def test_what_a_client_says_before_tls_is_injected(
             with pytest.raises(ConnectionResetError):
                 receive_all(client)
         assert worker.session_lines()[0]["end"] == "starttls_injection"
+        assert not mx1.lines
+
+
+@BOTH
+def test_nothing_is_carried_over_the_handshake_at_any_cut(
+    worker: LoneWorker, authority: Authority, issued: Issued, mode: Mode, kind: type[LineServer]
+) -> None:
+    """Commands behind STARTTLS or STLS, in two segments with every cut; the client handshakes all the same."""
+    with kind("mx1") as mx1:
+        worker.configure(bridged(mode, mx1, authority, "offer", "none"), fronts={"box": front("box", issued)})
+        text = STARTTLS[mode] + b"\r\n" + LOGIN[mode][0] + b"\r\n"
+        context = authority.client_context()
+        cuts = range(1, len(text))
+        for cut in cuts:
+            client = worker.connect("box")
+            line(client)
+            client.sendall(text[:cut])
+            worker.after_beats(1)
+            with contextlib.suppress(OSError):
+                client.sendall(text[cut:])
+                line(client)
+                client = context.wrap_socket(client, server_hostname="lb.test")
+                client.sendall(b"x NOOP\r\n")
+                assert not client.recv(100)
+            client.close()
+        worker.session_lines(len(cuts))
         assert not mx1.lines
 
 

@@ -16,6 +16,7 @@ import pytest
 from mailbalancer.ipc.board import Availability, Count
 from mailbalancer.ipc.messages import Remark
 from mailbalancer.model import Mail, MailPolicy, Mode, ProxyProtocol, Schedule, Service, Smtp
+from mailbalancer.worker.stream import RECORD_BYTES
 from tests.support.lone_worker import Door, LoneWorker, member, reset, service
 from tests.support.mail_servers import CLOSE, RESET, SmtpServer
 from tests.support.servers import Recorder
@@ -487,6 +488,26 @@ def test_no_end_of_data_but_one_at_every_cut(worker: LoneWorker, stray: bytes, p
             assert b"evil" in message.data
             bare = message.data.replace(b"\r\n", b"")
             assert not set(bare) & set(b"\r\n\0")
+
+
+def test_no_end_of_data_but_one_at_the_edge_of_our_buffer(worker: LoneWorker) -> None:
+    """The same families where one read of the worker ends and the next begins, at every byte of them."""
+    with SmtpServer("mx1") as mx1:
+        worker.configure(smtp(mx1, buffer_bytes=RECORD_BYTES, smtp={"bare_newlines": "normalise"}))
+        for stray in STRAYS:
+            for before in range(len(stray) + 1):
+                client = talk(worker)
+                client.begin()
+                client.say(b"MAIL FROM:<a@x.test>")
+                client.say(b"RCPT TO:<b@x.test>")
+                client.say(b"DATA")
+                padding = (b"x" * 998 + b"\r\n") * (RECORD_BYTES // 1000) + b"y" * (RECORD_BYTES % 1000 - before)
+                client.sock.sendall(padding + stray + EVIL[:-3] + b"\r\n.\r\n")
+                assert client.reply().startswith(b"250 ")
+                client.sock.close()
+        assert [c for c in mx1.commands if b"evil" in c.lower()] == []
+        assert len(mx1.messages) == sum(len(stray) + 1 for stray in STRAYS)
+        assert all(b"evil" in message.data for message in mx1.messages)
 
 
 # ---------------------------------------------------------------- policy
