@@ -233,7 +233,10 @@ class Bench:
         """What a proxy is like that has room: asked for a part of what it can."""
         plan = self.cores.alone
         script = paced(CALM_SHARE * most, plan.load)
-        calm = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=CALM_S, scheme=scheme, script=script)
+        seconds = CALM_TLS_S if scheme == "https" else CALM_S
+        calm = self._burst(
+            running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=seconds, scheme=scheme, script=script
+        )
         say(f"  {running.name}, {scheme}: {calm.requests_per_s / most:.0%} of its most for the p99 beside it")
         return calm
 
