@@ -22,10 +22,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
 CHUNK = 65536
+STOP_TIMEOUT_S = 10.0
 #: SO_LINGER on with zero seconds: close() sends a reset instead of FIN.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -105,12 +107,8 @@ class Server:
                 self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
             self._listener.close()
             self._listener = None
-        for connection in self.connections:
-            _hang_up(connection)
-        for thread in self._threads:
-            thread.join(timeout=5)
-        self._threads = [t for t in self._threads if t.is_alive()]
-        assert not self._threads, f"{self.name}: a connection's thread does not end"
+        eventually(self._hung_up, STOP_TIMEOUT_S, f"every connection's thread of {self.name} ends")
+        self._threads.clear()
 
     @property
     def peers(self) -> list[tuple[str, int]]:
@@ -134,6 +132,12 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _hung_up(self) -> bool:
+        """Hang up everywhere. Again and again: one may just have been accepted, or be on its way into TLS."""
+        for connection in self.connections:
+            _hang_up(connection)
+        return not any(thread.is_alive() for thread in list(self._threads))
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -162,9 +166,7 @@ class Server:
 
 def _hang_up(connection: Connection) -> None:
     """Reset an open connection under its thread: shutdown wakes a blocked recv, the lingering close sends RST."""
-    if connection.ended:
-        return
-    connection.ended = "closed"
+    connection.ended = connection.ended or "closed"
     with contextlib.suppress(OSError):
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         connection.socket.shutdown(socket.SHUT_RDWR)
