@@ -81,8 +81,9 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "responses": {str(status): _answer(operation, status) for status in sorted(answers(operation))},
     }
     if operation.body is not None:
-        schema = {"$ref": f"#/components/schemas/{_schema(operation.body, schemas)}"}
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        name = _schema(operation.body, schemas)
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+        described["requestBody"] = {"required": bool(schemas[name].get("required")), "content": content}
     if operation.role is Role.METRICS:
         described["security"] = [{"token": []}, {}]
     return described
