@@ -646,6 +646,17 @@ class HttpConnection:
         if client.blocked and self.link is not None and self.link.stream is not None:
             self.link.stream.pause()
 
+    def takes(self, size: int) -> bool:
+        """Whether so much would go on to the client at once."""
+        return self._client.room() >= size
+
+    def gather(self) -> None:
+        """More of the answer follows in this turn."""
+        self._client.gather()
+
+    def release(self) -> None:
+        self._client.release()
+
     def writable(self, stream: Stream) -> None:
         """The client has taken everything."""
         self.active_at = self._engine.reactor.now

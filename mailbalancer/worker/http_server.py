@@ -23,13 +23,15 @@ from mailbalancer.worker.http_route import Returning, Route
 from mailbalancer.worker.http_service import IDLE_S, HttpService
 from mailbalancer.worker.placement import Placement
 from mailbalancer.worker.service import Target
-from mailbalancer.worker.stream import NOTHING, Stream
+from mailbalancer.worker.stream import NOTHING, RECORD_BYTES, Stream
 
 if TYPE_CHECKING:
     from mailbalancer.worker.http_connection import HttpConnection
 
 #: A connection that was idle for longer is looked at before a request is sent on it: servers close idle ones.
 TRUSTED_IDLE_S: Final = 0.5
+#: Reads of one answer in one turn before others get theirs.
+BURST: Final = 4
 _CHUNKED: Final = Kind.CHUNKED
 _READY: Final = int(Availability.READY)
 _EMPTY_LINE: Final = b"\r\n\r\n"
@@ -55,6 +57,7 @@ class ServerLink(Placement):
         "_came",
         "_cell_in",
         "_cell_out",
+        "_fast",
         "_ready_cell",
         "_seen",
         "_waiting",
@@ -93,6 +96,7 @@ class ServerLink(Placement):
         self.persistent = True
         self._waiting = b""
         self._seen = 0
+        self._fast = False  # the answer fills whatever it is read into
         self._came = self._went = 0  # bytes that the board does not know of yet
         self._cell_in = self._cell_out = self._ready_cell = 0
 
@@ -304,24 +308,47 @@ class ServerLink(Placement):
             self._spoken_unasked()
             return
         service = self.service
-        buffer = service.buffer
-        try:
-            n = stream.read_into(buffer)
-        except OSError as error:
-            n = self._not_read(client, stream, error)
+        buffer = service.bulk if self._fast and client.takes(len(service.bulk)) else service.buffer
+        n = self._receive(client, stream, buffer)
         if n <= 0:
-            if not n:
-                self._ended(client, stream)
+            return
+        if self.body is not None or self._waiting or self.served == 1:
+            self._read_much(client, stream, buffer, n)
             return
         self._came += n
-        if self.body is not None or self._waiting or self.served == 1:
-            self._read_answer(client, buffer[:n])
-            return
         begins = buffer[: n if n < LONGEST else LONGEST].tobytes()
         length = begins.find(_EMPTY_LINE) + 4
         answer = service.answers.known(begins[:length])
         if answer is None or answer.length != n - length or not client.pass_whole(answer, buffer[length:n]):
             self._read_heads(client, buffer[:n])
+
+    def _read_much(self, client: HttpConnection, stream: Stream, buffer: memoryview, n: int) -> None:
+        """An answer, or the rest of it, and while it comes fast the next part at once, for it costs an event less. More
+        than the service's buffer holds is read only where it will not have to wait here."""
+        service, turns = self.service, BURST
+        if n >= RECORD_BYTES:
+            client.gather()
+        while n > 0:
+            n = stream.fill(buffer, n)
+            self._came += n
+            self._read_answer(client, buffer[:n])
+            turns -= 1
+            self._fast = n == len(buffer) and self.body is not None
+            if not (turns and self._fast) or self.client is not client or stream.averted:
+                break
+            buffer = service.bulk if client.takes(len(service.bulk)) else service.buffer
+            n = self._receive(client, stream, buffer)
+        client.release()
+
+    def _receive(self, client: HttpConnection, stream: Stream, buffer: memoryview) -> int:
+        """How many bytes are in the buffer now; 0 and below: what there was to do about it is done."""
+        try:
+            n = stream.read_into(buffer)
+        except OSError as error:
+            n = self._not_read(client, stream, error)
+        if not n:
+            self._ended(client, stream)
+        return n
 
     def _not_read(self, client: HttpConnection, stream: Stream, error: OSError) -> int:
         try:

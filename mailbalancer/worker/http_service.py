@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 #: Idle connections kept for each real server, and for how long: shorter than servers keep theirs (IIS: 120 s).
 IDLE_KEPT: Final = 64
 IDLE_S: Final = 30.0
+#: Read at once of an answer that comes faster than this fills: each read costs an acknowledgement, too.
+BULK_BYTES: Final = 256 * 1024
 _READY: Final = int(Availability.READY)
 _RETURNING: Final = int(Availability.RETURNING)
 
@@ -72,6 +74,7 @@ class HttpService(Service):
         engine = self._engine
         self.http = http
         self.buffer = engine.buffer[: max(RECORD_BYTES, min(config.buffer_bytes, len(engine.buffer)))]
+        self.bulk = engine.buffer[: max(BULK_BYTES, len(self.buffer))]
         self.trusted = Trusted(http.trust)
         self.trusts = bool(http.trust)
         self.shared = http.shared
