@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from mailbalancer.admin import views
+from mailbalancer.admin import maintenance, views
 from mailbalancer.admin.desk import Desk, Event
 from mailbalancer.admin.gate import Refused
 from mailbalancer.admin.words import Facts, worker_troubles
@@ -122,6 +122,7 @@ class LiveFeed:
             "events": events,
             "told": told,
             "service": None,
+            "maintenance": [maintenance.told(report, one)["says"] for one in report["maintenance"]["active"]],
         }
         if service and (found := views.find(report, service)) is not None:
             facts["service"] = views.described(found)

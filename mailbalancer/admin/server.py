@@ -55,7 +55,7 @@ _PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     **{
         f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("app", "api", "dom", "views", "actions", "certificates")
+        for name in ("app", "api", "dom", "views", "actions", "certificates", "maintenance")
     },
     "/app.css": ("app.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mailbalancer.admin import words
+from mailbalancer.admin import encryption, network_words, words
 from mailbalancer.admin.words import Facts, Tone, count
 
 _WORST = (Tone.BAD, Tone.WARNING, Tone.QUIET, Tone.GOOD)
@@ -37,12 +37,28 @@ def described(service: Facts) -> dict[str, Any]:
         {**pool, "real_servers": [{**server, **_in_words(server)} for server in pool["real_servers"]]}
         for pool in service["pools"]
     ]
-    return {**service, **_health(service), "imbalance_words": words.imbalance(service), "pools": pools}
+    said = [*encryption.service_words(service), *network_words.service_words(service)]
+    said += [sentence for _, server in members(service) for sentence in network_words.server_words(server)]
+    remarks = [{"says": says, "tone": str(tone or Tone.QUIET)} for says, tone in said]
+    return {
+        **service,
+        **_health(service),
+        "imbalance_words": words.imbalance(service),
+        "remarks": remarks,
+        "pools": pools,
+    }
 
 
 def _in_words(server: Facts) -> dict[str, Any]:
     state, tone = words.server_state(server)
-    return {"state": state, "tone": str(tone), "check_words": words.last_check(server)}
+    protection = server.get("extended_protection")
+    return {
+        "state": state,
+        "tone": str(tone),
+        "check_words": words.last_check(server),
+        "protection": protection and f"Extended Protection: {words.plain(protection['text'])}",
+        "protection_tone": str(Tone.BAD if encryption.mismatch(server) else Tone.QUIET),
+    }
 
 
 def line(service: Facts) -> dict[str, Any]:
@@ -52,8 +68,20 @@ def line(service: Facts) -> dict[str, Any]:
         **{key: service[key] for key in ("name", "mode", "listen", "profile", "sessions", "total", "refused")},
         **{key: service[key] for key in ("queued", "bytes_in", "bytes_out")},
         "failed": sum(server["connect_failed"] for server in behind),
+        "real_servers": _each_once(behind),
         **_health(service),
     }
+
+
+def _each_once(behind: Iterable[Facts]) -> list[dict[str, str]]:
+    """Every real server of a service, as bad as it is in any of its routes."""
+    worst: dict[str, tuple[Tone, str]] = {}
+    for server in behind:
+        state, tone = words.server_state(server)
+        before = worst.get(server["name"])
+        if before is None or _WORST.index(tone) < _WORST.index(before[0]):
+            worst[server["name"]] = tone, state
+    return [{"name": name, "tone": str(tone), "state": state} for name, (tone, state) in worst.items()]
 
 
 def _health(service: Facts) -> dict[str, Any]:

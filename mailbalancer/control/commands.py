@@ -145,12 +145,13 @@ class Commands:
         if service and service not in services:
             raise _unknown("service", service, services)
         self._asks += 1
-        gathering = self._asked[self._asks] = _Gathering([w for w in self._workers if w.life is not None])
+        ask = self._asks  # somebody else may ask while we wait
+        gathering = self._asked[ask] = _Gathering([w for w in self._workers if w.life is not None])
         try:
-            self._workers.broadcast(ListSessions(self._asks, service, limit))
+            self._workers.broadcast(ListSessions(ask, service, limit))
             return await gathering.result(limit)
         finally:
-            del self._asked[self._asks]
+            del self._asked[ask]
 
     def listed(self, worker: Worker, answer: SessionList) -> None:
         """A worker's answer to `ListSessions`; one that nobody waits for any more is nothing."""

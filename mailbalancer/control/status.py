@@ -229,6 +229,8 @@ class Status:
             "paths": [path for route in own for path in route.paths],
             "schedule": str(pool.schedule),
             "persist": pool.persist and _persist(pool.persist),
+            "ramp_s": pool.ramp_s,
+            "drain_s": pool.drain_s,
             "real_servers": [
                 {
                     **self._member(self._members[pool.key(member)], now),

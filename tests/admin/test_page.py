@@ -12,6 +12,7 @@ import pytest
 from mailbalancer.admin.tokens import Role
 from tests.admin.door import Door, open_door
 from tests.support.browser import Browser
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.live
@@ -68,7 +69,7 @@ def test_the_overview_follows_what_happens(browser: Browser, door: Door) -> None
 def test_who_may_only_read_sees_no_buttons(browser: Browser, door: Door) -> None:
     come_in(browser, door, Role.READ)
     browser.run('location.hash = "#/service/smtp"')
-    browser.sees("ex1", "not checked")
+    browser.sees("ex1", "not checked", "Which way does")
     buttons = browser.run('[...document.querySelectorAll("main button")].map((b) => b.textContent)')
     assert buttons == ["Show the way"]
 
@@ -106,20 +107,145 @@ def test_a_weight_is_changed_after_its_difference_was_seen(browser: Browser, doo
     eventually(lambda: door.balancer.real_server("smtp", "ex1")["weight"] == 7)
 
 
-def test_a_profile_is_filled_in_and_previewed(browser: Browser, door: Door) -> None:
+PROFILE = """\
+profile: house
+title: Talk of the house
+description: A port of our own.
+services:
+  talk: {{port: {port}, mode: tcp, check: none}}
+"""
+
+
+def test_a_profile_is_filled_in_previewed_applied_and_rolled_back(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "house.yaml").write_text(PROFILE.format(port=free_port()))
+    monkeypatch.setenv("MAILBALANCER_PROFILES", str(tmp_path / "profiles"))
+    with open_door(tmp_path) as door:
+        door.make_tokens()
+        original = door.file
+        come_in(browser, door, Role.ADMIN)
+        browser.run('location.hash = "#/profile/house"')
+        browser.sees("Talk of the house", "Fill in")
+        for field, words in (("#name", "house"), ("#vip", "127.0.0.1"), ("#servers", "ex1, ex2, exx")):
+            browser.type(field, words)
+        browser.click("Look at the resulting YAML")
+        browser.sees("This cannot be applied", "exx")
+        browser.press("Escape")
+        browser.type("#servers", "ex1, ex2")
+        browser.click("Look at the resulting YAML")
+        browser.sees("+  house:", "+    vip: 127.0.0.1")
+        assert door.file == original, "only looked at so far"
+        browser.click("Apply", "dialog")
+        eventually(lambda: len(door.get("/services")["services"]) == 3, what="the service is there")
+        browser.run('location.hash = "#/"')
+        browser.sees("all 3 services are well", "talk")
+        browser.run('location.hash = "#/configuration"')
+        browser.sees("History", "runs now")
+        browser.run('[...document.querySelectorAll("details")].at(-1).open = true')
+        browser.click("Go back to this configuration")
+        browser.sees("-  house:")
+        browser.click("Apply", "dialog")
+        eventually(lambda: door.file == original, what="everything is as it was")
+        eventually(lambda: len(door.get("/services")["services"]) == 2)
+
+
+def test_maintenance_from_the_first_look_to_the_return(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.OPERATE)
+    browser.click("Maintenance", "nav")
+    browser.sees("No real server is in maintenance", "nothing is planned", "Take a real server out")
+    browser.type("#until", "23:59")
+    browser.click("Look at what it means")
+    browser.sees("drain ex1 from 2 services: 0 sessions, ends by ", "comes back at 23:59")
+    assert door.balancer.real_server("smtp", "ex1")["admin"] == "enabled", "only said so far"
+    browser.click("take out", "dialog")
+    browser.sees("ex1 is empty: safe to reboot; comes back in ")
+    assert browser.run('document.querySelector("main progress").value >= 0')
+    countdown = "document.querySelector('main .plan').textContent.split('back in ')[1]"
+    first = browser.run(countdown)
+    eventually(lambda: browser.run(countdown) != first, what="the countdown counts")
+    browser.run('location.hash = "#/"')
+    browser.sees("Maintenance ex1 is empty: safe to reboot")
+    browser.click("Maintenance", "nav")
+    browser.click("bring ex1 back")
+    browser.click("bring back", "dialog")
+    eventually(lambda: door.balancer.real_server("smtp", "ex1")["admin"] == "enabled")
+    browser.sees("comes back: ")
+
+
+def test_who_is_needed_is_taken_out_only_when_one_insists(browser: Browser, door: Door) -> None:
+    door.ask("POST", "/api/v1/real-servers/ex2/disable", {})
+    come_in(browser, door, Role.OPERATE)
+    browser.run('location.hash = "#/maintenance/ex1"')
+    browser.click("Look at what it means")
+    browser.sees("no other real server is ready", "do it all the same")
+    browser.click("take out", "dialog")
+    browser.sees("ex1 is needed: smtp would have 0 ready real servers")
+    browser.run('document.getElementById("force").click()')
+    browser.click("take out", "dialog")
+    browser.sees("ex1 is empty: safe to reboot")
+
+
+def test_a_window_is_planned_and_removed(browser: Browser, door: Door) -> None:
     come_in(browser, door, Role.ADMIN)
-    browser.run('location.hash = "#/profile/dns"')
-    browser.sees("Fill in")
-    for field, words in (("#name", "names"), ("#vip", "127.0.0.9"), ("#servers", "ex1, ex2")):
-        browser.type(field, words)
-    browser.click("Look at the resulting YAML")
-    browser.sees("+    profile: dns", "+    vip: 127.0.0.9")
+    browser.click("Maintenance", "nav")
+    browser.type("#from", "sunday 01:00")
+    browser.type("#to", "sunday 03:00")
+    browser.click("Look at the change")
+    browser.sees("+maintenance:", "until: sunday 03:00")
+    browser.click("Apply", "dialog")
+    browser.sees("every Sunday 01:00 to Sunday 03:00")
+    browser.click("remove window 1")
+    browser.click("Apply", "dialog")
+    browser.sees("nothing is planned")
+
+
+def test_the_overview_is_live_under_load(browser: Browser, door: Door) -> None:
+    """Sessions come and go while somebody looks: the numbers and the curve follow without a click."""
+    come_in(browser, door, Role.READ)
+    port = int(door.get("/services/pop")["listen"][0].split(":")[1])
+    total = "Number(document.querySelectorAll('.numbers .tile b')[2].textContent)"
+    line = "document.querySelector('.services .spark polyline')"
+    points = f"{line}?.getAttribute('points').split(' ').length || 0"
+
+    def knock() -> bool:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port), 10):
+                pass
+        return bool(browser.run(total) > 0)
+
+    eventually(knock, what="new sessions are seen")
+    before = browser.run(points)
+    eventually(lambda: browser.run(points) > before, what="the curve grows")
+    assert browser.run('document.querySelectorAll(".services .chip").length') == 4
+
+
+def test_a_day_can_be_looked_back_on(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.READ)
+    browser.run('location.hash = "#/service/smtp"')
+    browser.sees("the last 30 minutes", "30 minutes ago")
+    browser.run(
+        """(() => { const span = document.querySelector("main select"); span.value = "2880";
+        span.dispatchEvent(new Event("change")); })()"""
+    )
+    browser.sees("24 hours ago")
+
+
+def test_a_ramp_has_a_bar_and_a_countdown(browser: Browser, door: Door) -> None:
+    door.ask("POST", "/api/v1/real-servers/ex1/disable", {})
+    door.ask("POST", "/api/v1/real-servers/ex1/enable", {})
+    come_in(browser, door, Role.READ)
+    browser.run('location.hash = "#/service/smtp"')
+    browser.sees("ramping ", "of its share, all of it in 4:5")
+    assert browser.run('document.querySelector(".bar.ramp progress").value <= 100')
 
 
 def test_every_page_has_something_to_say(browser: Browser, door: Door) -> None:
     come_in(browser, door, Role.ADMIN)
     for name, words in {
         "real-servers": "drain everywhere",
+        "maintenance": "Plan a window",
         "events": "ready with 2 workers",
         "profiles": "Exchange 2019",
         "certificates": "no certificate",
@@ -179,7 +305,7 @@ def test_the_way_of_a_client_is_shown(browser: Browser, door: Door) -> None:
 def test_the_keyboard_is_enough(browser: Browser, door: Door) -> None:
     come_in(browser, door, Role.OPERATE)
     browser.run('location.hash = "#/service/smtp"')
-    browser.sees("not checked")
+    browser.sees("not checked", "Which way does")
     focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
     for _ in range(40):
         browser.press("Tab")
@@ -198,7 +324,17 @@ def test_nothing_is_wider_than_the_window(browser: Browser, door: Door, width: i
     browser.size(width, 800, phone=width < 500, dark=width < 500)
     come_in(browser, door, Role.ADMIN)
     keep = [socket.create_connection(("127.0.0.1", int(door.get("/services/smtp")["listen"][0].split(":")[1])))]
-    for name in ("", "service/smtp", "configuration", "profile/exchange-2019", "events", "audit", "certificates"):
+    for name in (
+        "",
+        "service/smtp",
+        "configuration",
+        "profile/exchange-2019",
+        "events",
+        "audit",
+        "certificates",
+        "maintenance",
+        "real-servers",
+    ):
         browser.run(f'location.hash = "#/{name}"')
         eventually(lambda: browser.run('document.querySelector("main h1") !== null'))
         assert browser.run("document.documentElement.scrollWidth <= innerWidth"), name

@@ -166,6 +166,14 @@ def test_sessions_of_all_workers(desk: Desk) -> None:
     with_workers(desk, scenario)
 
 
+def test_two_who_ask_at_once_are_both_answered(desk: Desk) -> None:
+    async def scenario() -> None:
+        answers = await asyncio.gather(*(desk.commands.run("sessions", {}) for _ in range(5)))
+        assert [len(answer["sessions"]) for answer in answers] == [6] * 5
+
+    with_workers(desk, scenario)
+
+
 def test_a_worker_that_does_not_answer_is_left_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GATHER_S", 0.2)
 

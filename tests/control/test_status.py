@@ -87,7 +87,16 @@ def office() -> Iterator[Office]:
 def test_the_shape(office: Office) -> None:
     report = office.report()
     of_all = ["version", "pid", "config", "config_version", "started_at", "uptime_s"]
-    assert list(report) == [*of_all, "warnings", "workers", "services", "certificates", "maintenance", "events"]
+    assert list(report) == [
+        *of_all,
+        "warnings",
+        "workers",
+        "services",
+        "certificates",
+        "maintenance",
+        "network",
+        "events",
+    ]
     assert report["config_version"] == 4
     assert report["warnings"] == ["a warning"]
     of_worker = ["index", "pid", "alive", "beat_age_s", "sessions", "open_files", "paused"]

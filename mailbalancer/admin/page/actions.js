@@ -65,6 +65,34 @@ export async function change(title, method, path, body, etag) {
   }
 }
 
+export async function takeOut(realServer, until) {
+  const way = `/real-servers/${encodeURIComponent(realServer)}`;
+  try {
+    const plan = await get(`${way}/plan?action=maintenance`);
+    const back = until ? `it comes back at ${until}, through its checks and the ramp` : "it stays out until you bring it back";
+    const force = h("input", { id: "force", type: "checkbox" });
+    const content = h("div", {}, h("p", { class: "plan" }, plan.says), h("p", {}, back),
+      plan.warnings.length ? [h("ul", { class: "failed" }, plan.warnings.map((w) => h("li", {}, w))),
+        h("p", { class: "check" }, force, h("label", { for: "force" }, "do it all the same"))] : null);
+    announce(`Take ${realServer} out?`, content, "take out", async () => {
+      await ask("POST", `${way}/maintenance`, { until, force: force.checked });
+      window.dispatchEvent(new HashChangeEvent("hashchange"));
+      return {};
+    });
+  } catch (error) {
+    announce("This cannot be done", failed(error), "", null);
+  }
+}
+
+export function bringBack(realServer) {
+  announce(`Bring ${realServer} back?`, h("p", { class: "plan" }, `enable ${realServer} wherever it was enabled before: through its checks, then the ramp`), "bring back",
+    async () => {
+      const told = await ask("POST", `/real-servers/${encodeURIComponent(realServer)}/maintenance/stop`);
+      window.dispatchEvent(new HashChangeEvent("hashchange"));
+      return told;
+    });
+}
+
 export function weigh(service, realServer, weight) {
   const input = h("input", { id: "weight", type: "number", min: "0.01", max: "1000", step: "any", value: weight });
   announce(`Weight of ${realServer} in ${service}`,

@@ -4,18 +4,20 @@ import { failed } from "./actions.js";
 import { get, logIn, logOut, may, visit, whoAmI } from "./api.js";
 import { certificates } from "./certificates.js";
 import { h, patchChildren } from "./dom.js";
+import { maintenance } from "./maintenance.js";
 import * as views from "./views.js";
 
 const main = document.getElementById("main");
 const link = document.getElementById("link");
-const PAGES = [["#/", "Overview"], ["#/real-servers", "Real servers"], ["#/events", "Events"], ["#/configuration", "Configuration"],
+const PAGES = [["#/", "Overview"], ["#/real-servers", "Real servers"], ["#/maintenance", "Maintenance"], ["#/events", "Events"], ["#/configuration", "Configuration"],
   ["#/profiles", "Profiles"], ["#/certificates", "Certificates"], ["#/audit", "Audit"]];
-const POINTS = 60;
 const SLOW_MS = 5000;
 
 let feed = null;
 let live = null;
 let history = {};
+let drawnAt = 0; // when the history was fetched; long ones change slowly
+const look = { points: 60, change: (points) => { look.points = points; drawnAt = 0; slowly(shown, true); } };
 let asked = {};
 const recent = {}; // of every service, the newest RECENT seconds of what is told live
 const RECENT = 90;
@@ -35,14 +37,14 @@ function draw(...content) {
 function drawLive() {
   const { kind, name } = place();
   if (!live) return;
-  if (kind === "") draw(views.overview(live, recent));
-  else if (kind === "service") draw(views.service(live, name, history[name], asked));
+  if (kind === "") draw(views.overview(live, recent, drawLive));
+  else if (kind === "service") draw(views.service(live, name, history[name], asked, look));
 }
 
 function remember(services) {
   for (const one of services) {
-    const now = { sessions: one.sessions, total: one.rates.total, failed: one.rates.failed };
-    const series = (recent[one.name] ||= { sessions: [], total: [], failed: [] });
+    const now = { sessions: one.sessions, total: one.rates.total, errors: one.rates.refused + one.rates.failed };
+    const series = (recent[one.name] ||= { sessions: [], total: [], errors: [] });
     for (const key of Object.keys(now)) series[key] = [...series[key], now[key]].slice(-RECENT);
   }
 }
@@ -62,12 +64,15 @@ function listen(service) {
   };
 }
 
-async function slowly(number) {
+async function slowly(number, once) {
   if (number !== shown) return;
   const { kind, name } = place();
   try {
     if (kind === "service") {
-      history = (await get(`/statistics?service=${encodeURIComponent(name)}&points=${POINTS}`)).services;
+      if (Date.now() - drawnAt > 4 * SLOW_MS || !history[name]) {
+        history = (await get(`/statistics?service=${encodeURIComponent(name)}&points=${look.points}`)).services;
+        drawnAt = Date.now();
+      }
       asked.sessions = await get(`/sessions?service=${encodeURIComponent(name)}&limit=50`);
       const groups = live?.service ? views.persistGroups(live.service) : [];
       for (const group of groups) {
@@ -80,14 +85,17 @@ async function slowly(number) {
   }
   if (number === shown) {
     drawLive();
-    setTimeout(() => slowly(number), SLOW_MS);
+    if (!once) setTimeout(() => slowly(number), SLOW_MS);
   }
 }
 
 // ---------------------------------------------------------------- pages that are fetched once
 
+const FOLLOWED = new Set(["real-servers", "maintenance", "events"]); // those whose facts move
+const FOLLOW_MS = 2000;
 const FETCHED = {
-  "real-servers": async () => views.realServers(await get("/real-servers")),
+  "real-servers": async () => views.realServers(await get("/real-servers"), (await get("/maintenance")).components),
+  maintenance: async (name) => maintenance({ facts: await get("/maintenance"), servers: (await get("/real-servers")).real_servers, config: await get("/config"), chosen: name }),
   events: async () => views.events(await get("/events?limit=500")),
   certificates: async () => certificates(await get("/certificates")),
   audit: async () => views.audit(await get("/audit?limit=200")),
@@ -117,19 +125,36 @@ async function show() {
   try {
     const content = FETCHED[kind] ? await FETCHED[kind](name) : h("p", {}, "There is no such page.");
     if (number === shown) main.replaceChildren(content);
+    if (FOLLOWED.has(kind)) setTimeout(() => follow(number, kind, name), FOLLOW_MS);
   } catch (error) {
     if (number === shown) main.replaceChildren(failed(error));
   }
   return null;
 }
 
+/** Ask again and again while the page is looked at. */
+async function follow(number, kind, name) {
+  if (number !== shown) return;
+  try {
+    const fresh = document.hidden ? null : await FETCHED[kind](name);
+    if (number !== shown) return;
+    link.textContent = "";
+    if (fresh) draw(fresh);
+  } catch (error) {
+    if (error.status === 401) { show(); return; }
+    link.textContent = "The balancer does not answer; trying again…";
+  }
+  setTimeout(() => follow(number, kind, name), FOLLOW_MS);
+}
+
 function drawHead() {
-  const here = location.hash || "#/";
+  const here = `#/${place().kind === "service" ? "" : place().kind === "profile" ? "profiles" : place().kind}`;
   const pages = PAGES.filter(([to]) => to !== "#/audit" || may("admin"));
   document.getElementById("nav").replaceChildren(...pages.map(([to, words]) =>
     h("a", { href: to, "aria-current": here === to ? "page" : null }, words)));
+  document.querySelector("#nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   const leave = async () => { await logOut(); show(); };
-  document.getElementById("who").replaceChildren(h("span", { class: "quiet" }, `${visit.name} (${visit.role})`),
+  document.getElementById("who").replaceChildren(h("span", { class: "quiet", title: `${visit.name} (${visit.role})` }, visit.name, h("small", {}, ` (${visit.role})`)),
     visit.csrf ? h("button", { onclick: leave }, "Log out") : h("button", { onclick: () => askForToken(null) }, "Log in"));
 }
 

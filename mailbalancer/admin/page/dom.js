@@ -1,7 +1,7 @@
 // Elements from facts. Text only ever becomes text: nothing here, or anywhere on this page, parses HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
-const SVG_TAGS = new Set(["svg", "polyline", "title", "line"]);
+const SVG_TAGS = new Set(["svg", "polyline", "polygon", "title", "line"]);
 
 /** An element. `on…` properties are listeners; null and false children and properties are left out. */
 export function h(tag, properties, ...children) {
@@ -40,7 +40,7 @@ export function patch(old, fresh) {
     return;
   }
   for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name, value } of fresh.attributes) if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
   const before = old.listeners || {};
   old.listeners = fresh.listeners || {};
   for (const name of Object.keys(old.listeners)) if (!before[name]) old.addEventListener(name, heard);
@@ -56,19 +56,44 @@ export function patchChildren(parent, wanted) {
   while (parent.childNodes.length > wanted.length) parent.lastChild.remove();
 }
 
-/** A small line of numbers, newest at the right; gaps stay gaps. */
-export function spark(numbers, label) {
-  const known = numbers.filter((n) => n !== null);
-  const top = Math.max(1, ...known);
+function points(numbers, top) {
   const step = 100 / Math.max(1, numbers.length - 1);
   const parts = [[]];
   numbers.forEach((n, place) => {
     if (n === null) parts.push([]);
-    else parts.at(-1).push(`${(place * step).toFixed(1)},${(23 - (n / top) * 21).toFixed(1)}`);
+    else parts.at(-1).push([place * step, 23 - (n / top) * 21]);
   });
-  return h("svg", { class: "spark", viewBox: "0 0 100 24", preserveAspectRatio: "none", role: "img", "aria-label": label },
-    h("line", { x1: 0, x2: 100, y1: 23, y2: 23, class: "base" }),
-    parts.filter((p) => p.length > 1).map((p) => h("polyline", { points: p.join(" ") })));
+  return parts.filter((part) => part.length > 1);
+}
+
+const line = (part) => part.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
+
+/** A small line of numbers over its area, newest at the right; gaps stay gaps. */
+export function spark(numbers, label, kind) {
+  const top = Math.max(1, ...numbers.filter((n) => n !== null));
+  const parts = points(numbers, top);
+  const look = kind === "errors" && !numbers.some((n) => n > 0) ? "none" : kind;
+  return h("svg", { class: `spark ${look || ""}`, viewBox: "0 0 100 24", preserveAspectRatio: "none", role: "img", "aria-label": label },
+    h("line", { x1: 0, x2: 100, y1: 23.5, y2: 23.5, class: "base" }),
+    parts.map((p) => h("polygon", { points: `${p[0][0].toFixed(1)},23 ${line(p)} ${p.at(-1)[0].toFixed(1)},23` })),
+    parts.map((p) => h("polyline", { points: line(p) })));
+}
+
+/** As many points as a screen can show, each the largest of those it stands for: no peak is lost. */
+export function thinned(numbers, most) {
+  const step = Math.ceil(numbers.length / most);
+  if (step < 2) return numbers;
+  const out = [];
+  for (let place = 0; place < numbers.length; place += step) {
+    const known = numbers.slice(place, place + step).filter((n) => n !== null);
+    out.push(known.length ? Math.max(...known) : null);
+  }
+  return out;
+}
+
+/** How far something has come, with what is left in words. */
+export function bar(value, most, words, kind) {
+  return h("div", { class: `bar ${kind}` }, h("progress", { max: most, value: Math.max(0, Math.min(most, value)), "aria-label": words }), h("small", {}, words));
 }
 
 export function table(headings, rows, empty) {
@@ -77,8 +102,10 @@ export function table(headings, rows, empty) {
   const right = headings.map((heading) => heading.endsWith(" >"));
   return h("div", { class: "scroll" }, h("table", {},
     h("thead", {}, h("tr", {}, names.map((name, i) => h("th", { scope: "col", class: right[i] && "number" }, name)))),
-    h("tbody", {}, rows.map((row) => h("tr", { class: row.tone || null }, (row.cells || row).map((cell, i) =>
-      h("td", { class: right[i] && "number", "data-label": names[i] }, cell)))))));
+    h("tbody", {}, rows.map((row) => row.group
+      ? h("tr", { class: "group" }, h("th", { colspan: names.length, scope: "rowgroup" }, row.group))
+      : h("tr", { class: row.tone || null }, (row.cells || row).map((cell, i) =>
+        h("td", { class: right[i] && "number", "data-label": names[i] }, cell)))))));
 }
 
 export function badge(tone, text) {
@@ -109,4 +136,12 @@ export function span(seconds) {
 
 export function rate(n) {
   return n < 99.95 ? n.toFixed(1) : String(Math.round(n));
+}
+
+/** An instant of the balancer's as a clock here shows it; the day only when it is another one. */
+export function when(iso) {
+  const at = new Date(iso);
+  const clock = at.toLocaleTimeString([], { hour12: false });
+  const day = at.toLocaleDateString([], { day: "2-digit", month: "short" });
+  return h("time", { datetime: iso, title: iso }, at.toDateString() === new Date().toDateString() ? clock : `${day} ${clock}`);
 }

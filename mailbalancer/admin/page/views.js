@@ -2,13 +2,15 @@
 
 import { button, change, clearPersistence, failed, operate, reload, weigh } from "./actions.js";
 import { ask, get, may } from "./api.js";
-import { badge, diff, h, rate, size, span, spark, table } from "./dom.js";
+import { badge, bar, diff, h, rate, size, span, spark, table, thinned, when } from "./dom.js";
 
 const path = encodeURIComponent;
 
 // ---------------------------------------------------------------- overview
 
-export function overview(live, history) {
+let sought = "";
+
+export function overview(live, history, redraw) {
   const services = live.services;
   const total = (key) => services.reduce((sum, one) => sum + one[key], 0);
   const perSecond = (key) => services.reduce((sum, one) => sum + one.rates[key], 0);
@@ -19,89 +21,141 @@ export function overview(live, history) {
   return h("div", {},
     h("h1", {}, "Overview"),
     h("section", { class: "numbers", "aria-label": "Together" },
-      h("div", { class: `number ${bad ? "bad" : unwell ? "warning" : "good"}` }, h("b", {}, says), h("span", {}, `${live.workers} workers, up ${span(live.uptime_s)}`)),
+      h("div", { class: `number tile ${bad ? "bad" : unwell ? "warning" : "good"}` }, h("b", {}, says), h("span", {}, `${live.workers} workers, up ${span(live.uptime_s)}`)),
       number(total("sessions"), "open sessions"),
       number(rate(perSecond("total")), "new a second"),
-      number(rate(perSecond("refused")), "refused a second"),
+      number(rate(perSecond("refused") + perSecond("failed")), "errors a second"),
       number(`${size(perSecond("bytes_in"))}/s`, "to the servers"),
       number(`${size(perSecond("bytes_out"))}/s`, "to clients")),
     attention(live),
-    h("div", { class: "cards" }, services.map((one) => card(one, history[one.name]))),
+    live.maintenance.map((line) => h("p", { class: "notice" }, h("a", { href: "#/maintenance" }, "Maintenance"), ` ${line}`)),
+    serviceTable(services, history, redraw),
     h("h2", {}, "Lately"), eventList(live.events.slice(-8)));
 }
 
 function number(value, words) {
-  return h("div", { class: "number" }, h("b", {}, value), h("span", {}, words));
+  return h("div", { class: "number tile" }, h("b", {}, value), h("span", {}, words));
 }
 
 function attention(live) {
   const lines = [...live.troubles, ...live.warnings];
-  return lines.length ? h("details", { class: "attention" },
+  return lines.length ? h("details", { class: "attention", open: lines.length < 3 },
     h("summary", {}, `${lines.length} ${lines.length === 1 ? "warning" : "warnings"}`),
     h("ul", {}, lines.map((line) => h("li", {}, line)))) : null;
 }
 
-function card(one, history) {
-  const series = history || { sessions: [], total: [], failed: [] };
-  return h("a", { class: `card ${one.tone}`, href: `#/service/${path(one.name)}` },
-    h("h2", {}, one.name, " ", badge(one.tone, one.says)),
-    h("p", { class: "quiet" }, `${one.mode} on ${one.listen.join(", ")}`),
-    h("div", { class: "sparks" },
-      chart(series.sessions, "sessions", one.sessions),
-      chart(series.total, "new/s", rate(one.rates.total)),
-      chart(series.failed, "failed/s", rate(one.rates.failed))));
+/** Those that are not well first: nobody should have to look for them. */
+function serviceTable(services, history, redraw) {
+  const rank = { bad: 0, warning: 1 };
+  const shown = services.filter((one) => one.name.includes(sought) || one.listen.some((place) => place.includes(sought)))
+    .sort((a, b) => (rank[a.tone] ?? 2) - (rank[b.tone] ?? 2));
+  const finder = services.length > 8 ? h("input", { id: "sought", type: "search", placeholder: "Find a service by name or address",
+    "aria-label": "Find a service", oninput: (event) => { sought = event.currentTarget.value.trim(); redraw(); } }) : null;
+  return h("section", { class: "services" }, h("h2", {}, "Services"), finder,
+    table(["service", "real servers", "sessions", "new/s", "errors/s", "in >", "out >"], shown.map((one) => serviceRow(one, history[one.name])),
+      services.length ? "no service has such a name or address" : "No service is configured. A profile is the quickest way to one."));
 }
 
-function chart(numbers, words, now) {
-  return h("div", {}, spark(numbers || [], `${words} lately`), h("span", {}, h("b", {}, now), ` ${words}`));
+function serviceRow(one, history) {
+  const series = history || { sessions: [], total: [], errors: [] };
+  return { tone: one.tone, cells: [
+    h("div", { class: "name" }, h("a", { href: `#/service/${path(one.name)}` }, one.name), " ", badge(one.tone, one.says),
+      h("div", { class: "quiet" }, `${one.mode} on ${one.listen.join(", ")}`)),
+    h("div", { class: "chips" }, one.real_servers.map((server) =>
+      h("span", { class: `chip ${server.tone}`, title: `${server.name}: ${server.state}` }, server.name, server.tone === "good" ? "" : h("small", {}, ` ${short(server.state)}`)))),
+    chart(series.sessions, "sessions", one.sessions),
+    chart(series.total, "new a second", rate(one.rates.total)),
+    chart(series.errors, "errors a second", rate(one.rates.refused + one.rates.failed), "errors"),
+    `${size(one.rates.bytes_in)}/s`, `${size(one.rates.bytes_out)}/s`] };
+}
+
+const short = (state) => state.split(/[:,;(]/)[0];
+
+function chart(numbers, words, now, kind) {
+  return h("div", { class: "chart" }, h("b", {}, now), spark(numbers || [], `${words} lately`, kind));
 }
 
 // ---------------------------------------------------------------- one service
 
-export function service(live, name, history, asked) {
+const SPANS = { 60: "30 minutes", 720: "6 hours", 2880: "24 hours" };
+const GRAPHS = [["sessions", "Sessions", String], ["total", "New sessions a second", rate], ["refused", "Refused a second", rate],
+  ["failed", "Failed connects a second", rate], ["bytes_in", "From clients", (n) => `${size(n)}/s`], ["bytes_out", "To clients", (n) => `${size(n)}/s`]];
+
+export function service(live, name, history, asked, look) {
   const one = live.service;
   if (!one || one.name !== name) {
     const there = live.services.some((other) => other.name === name);
     return h("div", {}, h("h1", {}, name), h("p", {}, there ? "…" : "There is no service of this name."));
   }
   return h("div", {},
+    h("p", { class: "crumb" }, h("a", { href: "#/" }, "Services")),
     h("h1", {}, one.name, " ", badge(one.tone, one.says)),
-    h("p", { class: "quiet" }, `${one.mode} on ${one.listen.join(", ")}${one.profile ? `, profile ${one.profile}` : ""}`),
+    h("p", { class: "quiet" }, `${one.mode} on ${one.listen.join(", ")}${one.profile ? `, profile ${one.profile}` : ""}`,
+      ` · ${one.sessions} sessions, ${one.total} in all, ${one.refused} refused${one.queued ? `, ${one.queued} waiting` : ""}`),
     one.imbalance_words ? h("p", { class: "attention" }, one.imbalance_words) : null,
-    h("p", { class: "quiet" }, "The last 30 minutes:"), h("div", { class: "wide sparks" }, ["sessions", "total", "refused", "failed", "bytes_out"].map((key) =>
-      chart((history || {})[key], { sessions: "sessions", total: "new/s", refused: "refused/s", failed: "failed/s", bytes_out: "bytes/s out" }[key],
-        key === "sessions" ? one.sessions : latest((history || {})[key])))),
-    one.pools.map((pool) => poolBlock(one, pool)),
+    h("ul", { class: "remarks" }, one.remarks.map((remark) => h("li", { class: remark.tone }, remark.says))),
+    h("h2", {}, "Real servers"), serverTable(one),
+    graphs(one, history || {}, look),
     wayForm(one),
     h("h2", {}, "Sessions"), asked.sessions ? sessionTable(asked.sessions) : h("p", { class: "quiet" }, "…"),
     persistGroups(one).map((group) => persistence(group, asked.persistence?.[group])));
 }
 
-function latest(numbers) {
-  const known = (numbers || []).filter((n) => n !== null);
-  return known.length ? rate(known.at(-1)) : "0";
+function graphs(one, history, look) {
+  const choose = h("select", { "aria-label": "How far back", onchange: (event) => look.change(Number(event.currentTarget.value)) },
+    Object.entries(SPANS).map(([points, words]) => h("option", { value: points, selected: Number(points) === look.points }, `the last ${words}`)));
+  return h("section", {}, h("div", { class: "titled" }, h("h2", {}, "Statistics"), choose),
+    h("div", { class: "graphs" }, GRAPHS.map(([key, words, write]) => {
+      const numbers = history[key] || [];
+      const known = numbers.filter((n) => n !== null);
+      const now = key === "sessions" ? one.sessions : known.at(-1) ?? 0;
+      return h("figure", { class: "graph" },
+        h("figcaption", {}, h("span", {}, words), h("b", {}, write(now))),
+        spark(thinned(numbers, 240), `${words}, the last ${SPANS[look.points]}`, key === "refused" || key === "failed" ? "errors" : ""),
+        h("div", { class: "axis" }, h("span", {}, `${SPANS[look.points]} ago`), h("span", {}, known.length ? `most ${write(Math.max(...known))}` : "nothing yet"), h("span", {}, "now")));
+    })));
 }
 
 export function persistGroups(one) {
   return [...new Set(one.pools.map((pool) => pool.persist?.group).filter(Boolean))];
 }
 
-function poolBlock(one, pool) {
-  const title = pool.route ? `Route ${pool.route}${pool.hosts.length ? ` (${pool.hosts.join(", ")})` : ""}` : "Real servers";
-  const persist = pool.persist ? `, persistence by ${pool.persist.by} for ${span(pool.persist.timeout_s)}` : "";
-  return h("section", {}, h("h2", {}, title), h("p", { class: "quiet" }, `${pool.schedule}${persist}`),
-    table(["real server", "state", "sessions >", "weight >", "failed >", "last check", "in >", "out >", ""],
-      pool.real_servers.map((server) => ({ tone: server.tone, cells: [
-        h("span", {}, h("b", {}, server.name), " ", h("span", { class: "quiet" }, server.endpoint)),
-        h("span", {}, badge(server.tone, server.state), ramp(server)),
-        server.sessions, server.weight, server.connect_failed,
-        h("span", { title: server.check?.reason || null }, server.check_words),
-        size(server.bytes_in), size(server.bytes_out), actions(one, pool, server)] })), "no real server"));
+function serverTable(one) {
+  const rows = one.pools.flatMap((pool) => [
+    one.pools.length > 1 || pool.route ? { group: pool.route ? poolWords(pool) : `everything else: ${poolWords(pool)}` } : null,
+    ...pool.real_servers.map((server) => serverRow(one, pool, server))].filter(Boolean));
+  const alone = one.pools.length === 1 && !one.pools[0].route ? h("p", { class: "quiet" }, poolWords(one.pools[0])) : null;
+  return h("section", {}, alone,
+    table(["real server", "state", "sessions >", "weight >", "failed >", "last check", "in >", "out >", ""], rows, "no real server"));
 }
 
-function ramp(server) {
-  return server.ramp_percent < 100
-    ? h("progress", { max: 100, value: server.ramp_percent, "aria-label": `ramp ${server.ramp_percent} %` }) : null;
+function poolWords(pool) {
+  const matched = [...pool.hosts, ...(pool.paths || [])].join(" ");
+  const route = pool.route ? `${pool.route}${matched ? ` (${matched})` : ""}: ` : "";
+  const persist = pool.persist ? `, persistence by ${[pool.persist.by, ...pool.persist.fallback].join(", then ")} for ${span(pool.persist.timeout_s)}` : ", no persistence";
+  return `${route}${pool.schedule.replaceAll("_", " ")}${persist}`;
+}
+
+function serverRow(one, pool, server) {
+  return { tone: server.tone, cells: [
+    h("span", {}, h("b", {}, server.name), " ", h("span", { class: "quiet" }, server.endpoint)),
+    h("div", {}, badge(server.tone, server.state), progress(pool, server),
+      server.protection ? h("small", { class: `line ${server.protection_tone}` }, server.protection) : null),
+    server.sessions, server.weight, server.connect_failed ? h("b", { class: "bad" }, server.connect_failed) : 0,
+    h("div", {}, server.check_words, server.check?.reason ? h("small", { class: "line quiet" }, server.check.reason) : null),
+    size(server.bytes_in), size(server.bytes_out), actions(one, pool, server)] };
+}
+
+/** Drains and ramps: how far, and how long still. */
+function progress(pool, server) {
+  if (server.drain_ends_in_s !== null && pool.drain_s) {
+    const left = server.drain_ends_in_s;
+    return bar(pool.drain_s - left, pool.drain_s, left ? `drain ends in ${span(left)}` : "drain is over", server.state.includes(span(left)) ? "drain told" : "drain");
+  }
+  if (server.ramp_percent < 100 && pool.ramp_s) {
+    return bar(server.ramp_percent, 100, `${server.ramp_percent} % of its share, all of it in ${span(pool.ramp_s * (1 - server.ramp_percent / 100))}`, "ramp");
+  }
+  return null;
 }
 
 function actions(one, pool, server) {
@@ -132,8 +186,8 @@ function wayForm(one) {
 }
 
 function sessionTable(found) {
-  const rows = found.sessions.map((s) => [s.client, s.server, s.why, span(s.age_s), span(s.idle_s), size(s.bytes_in), size(s.bytes_out)]);
-  return h("div", {}, table(["client", "real server", "why there", "age >", "idle >", "in >", "out >"], rows, "no open session"),
+  const rows = found.sessions.map((s) => [s.client, s.server || "none yet", s.why.replaceAll("_", " "), span(s.age_s), span(s.idle_s), size(s.bytes_in), size(s.bytes_out)]);
+  return h("div", { class: "long" }, table(["client", "real server", "why there", "age >", "idle >", "in >", "out >"], rows, "no open session"),
     found.more ? h("p", { class: "quiet" }, `and ${found.more} more`) : null);
 }
 
@@ -147,21 +201,34 @@ function persistence(name, found) {
 
 // ---------------------------------------------------------------- real servers, everywhere
 
-export function realServers(facts) {
+export function realServers(facts, components) {
   return h("div", {}, h("h1", {}, "Real servers"), facts.real_servers.map((one) => h("section", { class: `card ${one.tone}` },
-    h("h2", {}, one.name, " ", badge(one.tone, `${one.sessions} sessions in ${one.services.length} places`)),
-    h("ul", {}, one.services.map((place) => h("li", {},
-      h("a", { href: `#/service/${path(place.service)}` }, place.route ? `${place.service}/${place.route}` : place.service), ` ${place.endpoint}: ${place.state}`))),
-    h("div", { class: "buttons" }, ["drain", "disable", "enable"].filter((word) => (word === "enable") !== (one.admin === "enabled"))
-      .map((word) => button("operate", `${word} everywhere`, () => operate(word, one.name, ""), `${word} ${one.name} everywhere`))))));
+    h("div", { class: "titled" },
+      h("h2", {}, one.name, " ", badge(one.tone, one.admin === "enabled" ? "enabled" : one.admin)),
+      h("span", { class: "quiet" }, `${one.sessions} sessions, ${size(one.bytes_in)} in, ${size(one.bytes_out)} out`),
+      h("div", { class: "buttons" },
+        ["drain", "disable", "enable"].filter((word) => (word === "enable") !== (one.admin === "enabled"))
+          .map((word) => button("operate", `${word} everywhere`, () => operate(word, one.name, ""), `${word} ${one.name} everywhere`)),
+        one.admin === "enabled" ? button("operate", "maintenance…", () => { location.hash = `#/maintenance/${path(one.name)}`; }, `maintenance of ${one.name}`) : null)),
+    h("ul", { class: "places" }, one.services.map((place) => h("li", { class: place.tone },
+      h("a", { href: `#/service/${path(place.service)}` }, place.route ? `${place.service}/${place.route}` : place.service),
+      h("span", { class: "state" }, place.state), h("span", { class: "quiet" }, `${place.sessions} sessions at ${place.endpoint}`)))),
+    componentList(components[one.name]))));
+}
+
+/** What the checks read of an Exchange server's components. */
+export function componentList(found) {
+  const tones = { active: "good", inactive: "warning", unknown: "quiet" };
+  return found?.length ? h("p", { class: "chips" }, h("span", { class: "quiet" }, "Exchange components: "), found.map((one) =>
+    h("span", { class: `chip ${tones[one.state]}`, title: `${one.component} is ${one.state}: ${one.why}` }, one.component, one.state === "active" ? "" : h("small", {}, ` ${one.state}`)))) : null;
 }
 
 // ---------------------------------------------------------------- events, audit
 
 export function eventList(events) {
   const rows = [...events].reverse().map((e) => ({ tone: { error: "bad", warning: "warning" }[e.level] || null,
-    cells: [e.at.replace("T", " ").replace("Z", ""), e.level, e.text] }));
-  return table(["when (UTC)", "level", "what"], rows, "nothing yet");
+    cells: [when(e.at), e.level, e.text] }));
+  return table(["when", "level", "what"], rows, "nothing has happened since the start");
 }
 
 export function events(facts) {
