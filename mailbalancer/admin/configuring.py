@@ -83,7 +83,7 @@ class Configuring:
             self._get(service, "config_service", "A service as it is written", self.written_service, "settings"),
             self._get(server, "config_real_server", "A real server as it is written", self.written_server, "settings"),
             Operation("POST", "/api/v1/config/check", "config_check", "Every problem of a text; nothing is applied",
-                      Role.READ, self.check, ("problems", "warnings"), body=Text),
+                      Role.ADMIN, self.check, ("problems", "warnings"), body=Text),
             self._put("", "config_replace", "Replace the whole file", self.replace, Text),
             self._put(service, "service_put", "Add or replace a service", self.put_service, Settings),
             self._delete(service, "service_remove", "Remove a service", self.remove_service),

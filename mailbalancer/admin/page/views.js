@@ -258,7 +258,7 @@ export function configuration({ config, history }, redraw) {
     config.pending ? h("p", { class: "attention" }, "The file says something else than what runs: it was changed by hand.", " ",
       button("operate", "Reload", reload)) : null,
     text,
-    h("div", { class: "buttons" }, h("button", { onclick: check }, "Check"),
+    h("div", { class: "buttons" }, button("admin", "Check", check),
       button("admin", "Look at the change and apply", () => change("Apply this configuration?", "PUT", "/config", { text: text.value }, config.etag))),
     outcome,
     h("h2", {}, "History"), history.complaint ? h("p", { class: "attention" }, history.complaint) : null,
