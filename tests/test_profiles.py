@@ -94,7 +94,7 @@ LATER = {
     "postfix-dovecot": {"webmail": "http"},
     "webmail": {"https": "http", "https-offload": "http", "http": "http"},
     "smtp-relay": {},
-    "dns": {"udp": "l4", "tcp-l4": "l4"},
+    "dns": {"udp": "l4", "tcp-l4": "l4", "udp-dsr": "l4", "tcp-dsr": "l4"},
 }
 
 

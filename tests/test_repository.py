@@ -133,6 +133,24 @@ def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
     assert (said.returncode, "mailbalancer.service:" in said.stderr) == (0, False), said.stderr
 
 
+def test_the_drop_in_for_the_network_is_valid_and_gives_what_is_needed(tmp_path: Path) -> None:
+    verify = require("systemd-analyze")
+    text = (ROOT / "docs" / "mailbalancer.service").read_text()
+    unit = tmp_path / "mailbalancer.service"
+    unit.write_text(text.replace("/usr/local/bin/mailbalancer", shutil.which("true") or "/bin/true"))
+    extra = (ROOT / "docs" / "mailbalancer-network.conf").read_text()
+    folder = tmp_path / "mailbalancer.service.d"
+    folder.mkdir()
+    (folder / "network.conf").write_text(extra)
+    said = subprocess.run([verify, "verify", unit], capture_output=True, text=True, timeout=60, check=False)
+    assert (said.returncode, "mailbalancer.service" in said.stderr) == (0, False), said.stderr
+    (folder / "network.conf").write_text(extra + "NoSuchSetting=yes\n")  # the drop-in was looked at
+    said = subprocess.run([verify, "verify", unit], capture_output=True, text=True, timeout=60, check=False)
+    assert "NoSuchSetting" in said.stderr
+    allowed = [line.partition("=")[2].split() for line in extra.splitlines() if "Capabilit" in line and "=CAP" in line]
+    assert allowed == [["CAP_NET_ADMIN", "CAP_NET_RAW"]] * 2
+
+
 def test_the_wheel_has_every_module_and_every_profile(tmp_path: Path) -> None:
     pip = [sys.executable, *["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w"], str(tmp_path)]
     copy = tmp_path / "source"

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from mailbalancer.control.events import Events, iso_utc
+from mailbalancer.control.kernel_clients import KernelClients
 from mailbalancer.control.maintenance import Maintenance, until
 from mailbalancer.control.members import Members
 from mailbalancer.control.persistence import Bindings
@@ -42,6 +43,7 @@ class Commands:
         reload: Callable[[], Awaitable[dict[str, Any]]],
         save: Callable[[], None],
         maintenance: Maintenance,
+        kernel: Callable[[], KernelClients],
     ) -> None:
         self._members = members
         self._workers = workers
@@ -49,6 +51,7 @@ class Commands:
         self._events = events
         self._save = save
         self._maintenance = maintenance
+        self._kernel = kernel
         self._asked: dict[int, _Gathering] = {}
         self._asks = 0
         self._status = status
@@ -165,6 +168,10 @@ class Commands:
         groups = self._bindings.listed(group, limit, time.monotonic())
         if group and not groups:
             raise _unknown("persistence group", group, self._bindings.groups())
+        kernel = self._kernel()
+        for one in groups:
+            if one["group"] in kernel.groups():
+                one["entries"], one["more"] = kernel.listed(one["group"], limit)
         return {"groups": groups}
 
     def _persistence_clear(self, given: Arguments) -> dict[str, Any]:
@@ -172,7 +179,7 @@ class Commands:
         group, key = given.text("group"), given.text("key")
         if group and group not in self._bindings.groups():
             raise _unknown("persistence group", group, self._bindings.groups())
-        cleared = self._bindings.forget(group, key)
+        cleared = self._bindings.forget(group, key) + self._kernel().forget(group, key)
         self._workers.broadcast(Unbind(group, key))
         self._save()
         what = f"of {key} " if key else ""

@@ -22,6 +22,7 @@ from mailbalancer.control.arp_watch import ArpWatch
 from mailbalancer.control.events import Events
 from mailbalancer.control.gateway_probe import GatewayProbe
 from mailbalancer.control.host_plan import HostPlan, absent_addresses, needs_host, plan
+from mailbalancer.control.kernel_clients import KernelClients
 from mailbalancer.control.l4_rules import (
     RulesetBuilder,
     examined_script,
@@ -333,6 +334,10 @@ class L4Engine:
                 if isinstance(step, Vxlan)
             ]
         return facts
+
+    def clients(self) -> KernelClients:
+        """Returning clients that the kernel remembers."""
+        return KernelClients(self._nft, self._running or (), self._numbers.names())
 
     def network_facts(self) -> dict[str, Any]:
         """What goes wrong on the segments, for `status`."""

@@ -13,10 +13,11 @@ import ipaddress
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import zip_longest
+from typing import Any
 
 from mailbalancer.control.checks import dns, http, imap, pop3, smtp, tcp, tls
 from mailbalancer.control.checks.conversation import Conversation, Failed, Spoken, shown
@@ -24,6 +25,7 @@ from mailbalancer.model import (
     CheckOptions,
     DnsCheck,
     Endpoint,
+    Forward,
     HttpCheck,
     ImapCheck,
     Mode,
@@ -75,7 +77,10 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One pool: the service and its real servers, side by side. `left_out`: real servers not asked, over the limit."""
+    """One pool: the service and its real servers, side by side. `left_out`: real servers not asked, over the limit.
+
+    `note`: why `through` is not the service but the first real server; empty: it is the service.
+    """
 
     route: str
     conversation: str
@@ -83,6 +88,7 @@ class Comparison:
     direct: tuple[Dialogue, ...]
     left_out: int
     differences: tuple[str, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +120,20 @@ async def _compare(service: Service, pool: Pool, timeout_s: float, limit: int) -
     options = unverified(options_for(service, pool), server_name(service, pool))
     front = dialled(service.doors[0])
     ours = service.proxy_protocol.send
-    asked = pool.members[:limit]
+    note = unreachable_from_here(service)
+    asked = pool.members[: max(limit, 1) if note else limit]
     on_client_side, on_server_side = sides(service, options)
-    talks = [_dialogue(f"through {front}", front, header_through(service, front), on_client_side, timeout_s)]
+    talks = []
+    if not note:
+        talks.append(_dialogue(f"through {front}", front, header_through(service, front), on_client_side, timeout_s))
     talks += [
         _dialogue(f"{member.real_server} {member.endpoint}", member.endpoint, ours, on_server_side, timeout_s)
         for member in asked
     ]
+    if service.l4 is not None and service.l4.protocol == "udp" and not isinstance(options, DnsCheck):
+        return _nothing_to_say(pool, front, talks)
     through, *direct = await asyncio.gather(*talks)
+    direct = direct or [through]  # of a single real server that stands for the service
     return Comparison(
         route=pool.route,
         conversation=_conversation_name(options),
@@ -129,6 +141,28 @@ async def _compare(service: Service, pool: Pool, timeout_s: float, limit: int) -
         direct=tuple(direct),
         left_out=len(pool.members) - len(asked),
         differences=tuple(line for each in direct for line in differences(through, each)),
+        note=note,
+    )
+
+
+def unreachable_from_here(service: Service) -> str:
+    """Why a connection from the balancer itself says nothing about a service; empty: it can be talked to from here."""
+    if service.l4 is None or service.l4.forward not in (Forward.DSR, Forward.TUNNEL):
+        return ""
+    return (
+        f"forward: {service.l4.forward}: the service's address is this machine's own, so from here nothing goes the "
+        "way of a client. Real servers are compared with the first one; `mailbalancer status` says what knocks at them "
+        "through the service's address have found, and the service itself must be tried from another machine"
+    )
+
+
+def _nothing_to_say(pool: Pool, front: Endpoint, talks: list[Coroutine[Any, Any, Dialogue]]) -> Comparison:
+    """Datagrams whose protocol nobody has told us."""
+    for talk in talks:
+        talk.close()
+    note = "udp: what its datagrams mean is known only with `check: dns`, so nothing was said"
+    return Comparison(
+        pool.route, "udp", Dialogue(f"through {front}", front, (), {}, ""), (), len(pool.members), (), note
     )
 
 
@@ -318,7 +352,8 @@ def differences(through: Dialogue, direct: Dialogue) -> list[str]:
         if name.startswith("capabilities"):
             found += _difference_of_lists(direct.title, name, ours, theirs)
         elif lasting(ours) != lasting(theirs):
-            found.append(f"{direct.title}: {name} is '{theirs}', through the service '{ours}'")
+            where = "through the service" if through.title.startswith("through ") else f"at {through.title}"
+            found.append(f"{direct.title}: {name} is '{theirs}', {where} '{ours}'")
     return found
 
 
@@ -348,7 +383,7 @@ def render(report: SmokeReport) -> str:
 
 def _render_comparison(service: str, each: Comparison) -> list[str]:
     name = f"{service}, route {each.route}" if each.route else service
-    out = [f"{name}: {each.conversation} conversation"]
+    out = [f"{name}: {each.conversation} conversation", *textwrap.wrap(each.note, WIDTH)]
     for direct in each.direct:
         out += ["", *_side_by_side(each.through, direct)]
     if each.left_out:

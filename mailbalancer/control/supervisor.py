@@ -205,7 +205,7 @@ class Supervisor:
         self._status.own_address = self._l4.own_address
         self._commands = Commands(
             self._members, self._workers, self._bindings, self._events, self._report, self.reload, self._save,
-            self._maintenance,
+            self._maintenance, self._l4.clients,
         )  # fmt: skip
         self._server = ControlServer(self._config.control_socket, self._obey, self._log)
         self._desk = Desk(self._config, self._report, self._obey, self._events, self._explain, self._timings)

@@ -27,6 +27,10 @@ class Numbers:
         """The number of this name, if it has one."""
         return self._numbers.get(name)
 
+    def names(self) -> dict[int, str]:
+        """What each number stands for."""
+        return {number: name for name, number in self._numbers.items()}
+
     def follow(self, names: Iterable[str]) -> None:
         """These names have numbers from now on; names that had one keep it, others lose theirs.
 

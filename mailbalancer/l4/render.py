@@ -36,6 +36,8 @@ from mailbalancer.network import KNOCK_PORTS
 
 #: Before anybody else's dnat (dstnat is -100), after connection tracking (-200).
 _NAT_IN = "type nat hook prerouting priority -110; policy accept;"
+#: This machine's own connections to a service go where those of others do, so that it can be tried from here.
+_NAT_OWN = "type nat hook output priority -110; policy accept;"
 _NAT_OUT = "type nat hook postrouting priority 90; policy accept;"
 _COUNT = "type filter hook forward priority 10; policy accept;"
 _TRANSPARENT = "type filter hook prerouting priority -150; policy accept;"
@@ -116,7 +118,12 @@ def _forwarding(services: Sequence[ForwardedService]) -> dict[str, Chain]:
         "ct direction original counter name ct mark map @count_in",
         "ct direction reply counter name ct mark map @count_out",
     )
-    return {"forward_new": Chain(_dispatch(services), _NAT_IN), "count": Chain(count, _COUNT)}
+    new = _dispatch(services)
+    return {
+        "forward_new": Chain(new, _NAT_IN),
+        "forward_own": Chain(new, _NAT_OWN),
+        "count": Chain(count, _COUNT),
+    }
 
 
 def _noticed(services: Sequence[ForwardedService]) -> Iterator[str]:

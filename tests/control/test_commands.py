@@ -12,12 +12,15 @@ import pytest
 from mailbalancer.control import commands as module
 from mailbalancer.control.commands import Commands
 from mailbalancer.control.events import Events
+from mailbalancer.control.kernel_clients import KernelClients
 from mailbalancer.control.maintenance import Maintenance
 from mailbalancer.control.members import Members
 from mailbalancer.control.persistence import Bindings
 from mailbalancer.control.slots import Slots
 from mailbalancer.control.workers import Workers
 from mailbalancer.errors import ControlError
+from mailbalancer.host.commands import RecordedCommands
+from mailbalancer.host.nft import Nft
 from mailbalancer.ipc.board import Availability, Board
 from mailbalancer.ipc.messages import Bound, Configure
 from mailbalancer.log import Log
@@ -52,8 +55,9 @@ class Desk:
         self.sessions = 0
         maintenance = Maintenance(self.members, events, lambda record: self.sessions, self.save)
         maintenance.follow(CONFIG)
+        kernel = KernelClients(Nft(RecordedCommands()), (), {})
         self.commands = Commands(
-            self.members, self.workers, self.bindings, events, dict, self.reload, self.save, maintenance
+            self.members, self.workers, self.bindings, events, dict, self.reload, self.save, maintenance, lambda: kernel
         )
         self.workers.on_message = lambda worker, message: self.commands.listed(worker, message)  # type: ignore[arg-type]
 

@@ -67,6 +67,24 @@ def test_persistence_and_what_becomes_of_it(place: Place) -> None:
         assert set(place.drawn(20)) == {other}
 
 
+def test_remembered_clients_are_shown_and_forgotten(place: Place) -> None:
+    with place.balanced(persist={"by": "source", "timeout_s": 600}) as balancer:
+        home = place.drawn(1)[0]
+        client = "10.0.1.5"
+        (group,) = balancer.command("persistence")["groups"]
+        (entry,) = group["entries"]
+        assert (group["group"], entry["key"], entry["real_server"]) == ("mail", client, home)
+        assert 500 < entry["expires_in_s"] <= 600
+        assert f"{client}  {home}" in run_cli("persistence", "list", "-c", str(balancer.config_file)).stdout
+        assert balancer.command("persistence_clear", group="mail", key="10.77.0.1")["cleared"] == 0
+        assert balancer.command("persistence_clear", group="mail", key="nobody } flush ruleset")["cleared"] == 0
+        assert balancer.command("persistence_clear", group="mail", key=client)["cleared"] == 1
+        assert balancer.command("persistence")["groups"][0]["entries"] == []
+        place.drawn(1)
+        assert balancer.command("persistence_clear")["cleared"] == 1
+        assert balancer.command("persistence", group="mail")["groups"][0]["entries"] == []
+
+
 def test_drain_lets_flows_go_on(place: Place) -> None:
     with place.balanced() as balancer:
         talks = [Talk(place.client, VIP) for _ in range(12)]
