@@ -18,6 +18,8 @@ from mailbalancer.errors import MailbalancerError
 NAMES = ("ex1", "ex2", "ex3")
 #: The RPC services and the ports of Exchange 2010 they stand for.
 RPC_SERVICES = {"rpc-mapper": 135, "rpc-cas": 59531, "rpc-ab": 59532}
+#: The services for mail programs, and their modes.
+MAILBOX_SERVICES = {"imap": "imap", "imaps": "imap", "pop3": "pop3"}
 #: Below the range that the kernel gives to outgoing connections.
 _RANGE = range(20000, 32000)
 
@@ -34,6 +36,8 @@ class Ports:
         web: where the balancer listens for browsers and mail programs.
         web_servers: the real web servers by name: their port, and that of their RPC proxy.
         page: where the balancer shows its page.
+        mailboxes: where the balancer listens for mail programs, in the order of `MAILBOX_SERVICES`.
+        mailbox_servers: the real mailboxes by name: their IMAP port, and that of POP3.
     """
 
     smtp: int
@@ -43,6 +47,8 @@ class Ports:
     web: int
     web_servers: Mapping[str, tuple[int, int]]
     page: int
+    mailboxes: tuple[int, ...]
+    mailbox_servers: Mapping[str, tuple[int, int]]
 
 
 @contextmanager
@@ -54,7 +60,8 @@ def reserved() -> Iterator[Ports]:
     """
     kinds = len(RPC_SERVICES)
     with ExitStack() as held:
-        ports = iter(_hold(3 + kinds + len(NAMES) * (3 + kinds), held))
+        services = 3 + kinds + len(MAILBOX_SERVICES)
+        ports = iter(_hold(services + len(NAMES) * (5 + kinds), held))
         yield Ports(
             smtp=next(ports),
             rpc={service: next(ports) for service in RPC_SERVICES},
@@ -63,6 +70,8 @@ def reserved() -> Iterator[Ports]:
             web=next(ports),
             web_servers={name: (next(ports), next(ports)) for name in NAMES},
             page=next(ports),
+            mailboxes=tuple(next(ports) for _ in MAILBOX_SERVICES),
+            mailbox_servers={name: (next(ports), next(ports)) for name in NAMES},
         )
 
 

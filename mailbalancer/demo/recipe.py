@@ -1,8 +1,8 @@
 """The demo on paper: its ports, the configuration the balancer gets, and the lines that say what to try.
 
-Decides: three mail servers behind `smtp`, three RPC stand-ins behind `rpc-mapper`, `rpc-cas` and `rpc-ab` with one
-persistence group, and the web part of `web_recipe`; times short enough that a person who kills a server sees it leave
-and return.
+Decides: three mail servers behind `smtp`, their mailboxes (`mailbox_recipe`), three RPC stand-ins behind `rpc-mapper`,
+`rpc-cas` and `rpc-ab` with one persistence group, and the web part of `web_recipe`; times short enough that a person
+who kills a server sees it leave and return.
 Refuses to know: sockets, processes, and whether anything runs. Facts in, text out.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailbalancer.demo import web_recipe
+from mailbalancer.demo import mailbox_recipe, web_recipe
 from mailbalancer.demo.authority import Papers, papers
 from mailbalancer.demo.ports import NAMES, RPC_SERVICES, Ports
 
@@ -27,6 +27,7 @@ def configuration(ports: Ports, folder: str, workers: int) -> str:
     """The balancer's YAML file. `folder` takes the control socket and the state, and has the certificates."""
     made = papers(Path(folder))
     lines = [*_head(ports, folder, workers), *web_recipe.certificates(made), "services:", *_smtp_service(ports, made)]
+    lines += mailbox_recipe.services(ports, made, RAMP_S, _PACE)
     lines += [*_rpc_services(ports), *web_recipe.service(ports, made, folder, _PACE)]
     return "\n".join([*lines, ""])
 
@@ -91,8 +92,9 @@ class Scene:
 def what_to_try(scene: Scene) -> list[str]:
     """The lines the demo prints: a sentence, then indented commands that work as they stand."""
     return [
-        f"Three mail servers ({', '.join(NAMES)}), their web and RPC ports run behind the balancer, on 127.0.0.1.",
+        f"Three mail servers ({', '.join(NAMES)}), their mailboxes, web and RPC ports run behind the balancer.",
         *_mail_lines(scene),
+        *_mailbox_lines(scene),
         *_rpc_lines(scene),
         *web_recipe.to_try(scene.ports, papers(Path(scene.folder)), scene.folder, scene.command),
         *_operator_lines(scene),
@@ -116,6 +118,13 @@ def _mail_lines(scene: Scene) -> Iterator[str]:
         yield f"  swaks --server 127.0.0.1:{port} --to you@example.com --tls --tls-verify --tls-ca-path {authority}"
     yield "Talk to it by hand:"
     yield from _by_hand(scene, f"telnet 127.0.0.1 {port}", _greet_with_python(port))
+
+
+def _mailbox_lines(scene: Scene) -> Iterator[str]:
+    yield from mailbox_recipe.to_try(scene.ports, papers(Path(scene.folder)))
+    if "telnet" in scene.tools:
+        where, words = mailbox_recipe.by_hand(scene.ports)
+        yield f"  telnet {where}  # in clear: {words}"
 
 
 def _rpc_lines(scene: Scene) -> Iterator[str]:

@@ -135,6 +135,8 @@ class Demo:
             rpc_ports = map(str, self._ports.rpc_servers[name])
             yield f"{name}'s RPC stand-in", "mailbalancer.demo.rpc_server", name, *rpc_ports
             web_ports = map(str, self._ports.web_servers[name])
+            mailbox_ports = map(str, self._ports.mailbox_servers[name])
+            yield f"{name}'s mailboxes", "mailbalancer.demo.mailbox_server", name, *mailbox_ports, papers
             yield f"{name}'s web server", "mailbalancer.demo.web_server", name, *web_ports, papers
 
     def _program(self, name: str, module: str, *arguments: str) -> Program:

@@ -78,6 +78,7 @@ class Dialogue:
     __slots__ = (
         "_literal_asked",
         "_login",
+        "_logout",
         "_rules",
         "_starttls",
         "_under_way",
@@ -96,6 +97,7 @@ class Dialogue:
         self.logins = 0
         self._under_way: list[bytes] = []  # tags of commands the server has not answered
         self._login = b""  # the tag of LOGIN or AUTHENTICATE
+        self._logout = b""  # the tag of LOGOUT
         self._starttls = b""  # the tag of a STARTTLS that waits for the answers before it
         self._literal_asked = False  # a literal waits for the server's `+`
         self._used = 0  # bytes of literals in this command
@@ -157,6 +159,8 @@ class Dialogue:
             return self._refuse(tag, Own.BAD, literal)
         if name == b"ID" and _FORWARDING_FIELD.search(argument):
             return Turn(to_client=b"* ID NIL\r\n" + Own.ID_IGNORED.render(tag))
+        if name == b"LOGOUT":
+            self._logout = tag
         self._under_way.append(tag)
         self.expects = Expect.WAIT if len(self._under_way) >= MAX_OUTSTANDING else Expect.COMMAND
         return Turn(line + b"\r\n")
@@ -228,6 +232,9 @@ class Dialogue:
             return self._login_answered(line, rest)
         if self.expects is Expect.WAIT and not self._login:
             self.expects = Expect.COMMAND
+        if tag == self._logout:
+            self.expects = Expect.END
+            return Turn(to_client=line + b"\r\n", closes=True)
         return Turn(to_client=show(line, self.showing) + b"\r\n" + self._begin_tls())
 
     def _continued(self, line: bytes) -> Turn:

@@ -189,6 +189,27 @@ def test_mail_goes_through_and_every_server_takes_some(folder: Path) -> None:
         assert "ex1.demo" in smoke.stdout
 
 
+def test_mail_is_read_as_printed(folder: Path) -> None:
+    with RunningDemo(folder) as demo:
+        demo.ready()
+        lines = re.findall(r"^  (curl .* '?(?:imap|pop3)://\S+)$", demo.printed, re.MULTILINE)
+        assert len(lines) == 2
+        for line in lines:
+            names = {name for _ in range(6) for name in re.findall(r"the mailbox on (ex\d)", shell(line))}
+            assert names <= {"ex1", "ex2", "ex3"}
+            assert names
+        (line,) = re.findall(r"^  (openssl .*)  # a LOGIN me secret, b LOGOUT$", demo.printed, re.MULTILINE)
+        said = "a LOGIN me secret\nb LOGOUT\n"
+        assert re.search(r"a OK .*logged in on ex\d\n\* BYE from ex\d\nb OK", shell(f"(sleep 1; cat) | {line}", said))
+
+
+def shell(line: str, said: str = "") -> str:
+    """What a line prints that the demo has printed."""
+    done = subprocess.run(line, shell=True, input=said, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.replace("\r", "")
+
+
 def test_one_client_stays_on_one_server_over_three_ports(folder: Path) -> None:
     with RunningDemo(folder, "--workers", "3") as demo:
         demo.ready()
@@ -321,7 +342,7 @@ def test_a_signal_ends_everything(folder: Path, number: signal.Signals) -> None:
     with RunningDemo(folder) as demo:
         demo.ready()
         family = processes_of(demo.pid)
-        assert len(family) == 12, "nine servers, the supervisor and two workers"
+        assert len(family) == 15, "twelve servers, the supervisor and two workers"
         assert demo.end(number) == 0
         assert demo.printed.endswith("The demo ends.\n")
         assert [pid for pid in family if alive(pid)] == []

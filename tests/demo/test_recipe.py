@@ -20,6 +20,8 @@ PORTS = Ports(
     web=2550,
     web_servers={"ex1": (2551, 2552), "ex2": (2553, 2554), "ex3": (2555, 2556)},
     page=2560,
+    mailboxes=(2561, 2562, 2563),
+    mailbox_servers={"ex1": (2571, 2572), "ex2": (2573, 2574), "ex3": (2575, 2576)},
 )
 
 
@@ -63,6 +65,15 @@ def test_the_program_accepts_the_configuration(tmp_path: Path) -> None:
     assert (owa.pool.persist and owa.pool.persist.by, owa.pool.check.type) == ("cookie", "https")
     assert web.server_tls is not None
     assert web.server_tls.verify.kind == "ca"
+    boxes = {name: config.service(name) for name in ("imap", "imaps", "pop3")}
+    assert {
+        name: service and service.client_tls and service.client_tls.starttls for name, service in boxes.items()
+    } == {
+        "imap": "offer",
+        "imaps": "implicit",
+        "pop3": "offer",
+    }
+    assert [member.endpoint.port for member in boxes["pop3"].pool.members if boxes["pop3"]] == [2572, 2574, 2576]
     rpc = [config.service(name) for name in ("rpc-mapper", "rpc-cas", "rpc-ab")]
     assert {service.pool.persist.group for service in rpc if service and service.pool.persist} == {"cas"}
     assert [service.pool.members[2].endpoint.port for service in rpc if service] == [2541, 2542, 2543]
@@ -72,6 +83,8 @@ def test_every_line_to_try_names_real_ports_and_processes() -> None:
     lines = commands("swaks", "telnet")
     assert "swaks --server 127.0.0.1:2500 --to you@example.com --from me@example.com" in lines
     assert "telnet 127.0.0.1 2500" in lines
+    assert "telnet 127.0.0.1 2563  # in clear: USER me, PASS x, RETR 1, QUIT" in lines
+    assert any(line.startswith("openssl s_client") and " -connect 127.0.0.1:2562  # a LOGIN" in line for line in lines)
     assert "telnet 127.0.0.1 2502  # rpc-cas, stands for 59531" in lines
     assert "telnet -b 127.0.0.2 127.0.0.1 2501  # another client address" in lines
     assert "kill 72  # ex2's mail server" in lines

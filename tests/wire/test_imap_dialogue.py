@@ -218,3 +218,13 @@ def test_only_so_many_commands_at_once() -> None:
     assert dialogue.expects is Expect.WAIT
     dialogue.server(b"a3 OK x")
     assert dialogue.expects is Expect.COMMAND
+
+
+def test_logout_is_answered_and_the_session_is_over() -> None:
+    dialogue = Dialogue(Rules())
+    passes(dialogue, b"a NOOP")
+    passes(dialogue, b"b LOGOUT")
+    assert not dialogue.server(b"a OK done").closes
+    assert not dialogue.server(b"* BYE see you").closes
+    turn = dialogue.server(b"b OK done")
+    assert (turn.to_client, turn.closes) == (b"b OK done\r\n", True)
