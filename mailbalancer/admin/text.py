@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mailbalancer.admin import encryption, network_words, words
+from mailbalancer.admin import attention, encryption, network_words, words
 from mailbalancer.admin.words import Facts, Tone, plain
 from mailbalancer.model import Config
 
@@ -27,21 +27,24 @@ _LEVEL_TONES = {"error": Tone.BAD, "warning": Tone.WARNING}
 #: Below this many columns the tables leave out bytes and the last check; the facts are still in `--json`.
 WIDE_COLUMNS = 110
 _INDENT = 2
+#: `top` has a screen and no more.
+MOST_TROUBLES = 6
 #: Longest state that stands in its column, on a narrow terminal and on a wide one; longer ones stand below the table.
 _STATE_COLUMNS = (24, 32)
+_FOLDED_STATE = 16
+#: Longest name of a route in `top`.
+_ROUTE_COLUMNS = 14
 
 
 def status(report: Facts, *, wide: bool) -> RenderableType:
-    """Everything `mailbalancer status` says: one block per service, workers, and what deserves attention."""
-    parts: list[RenderableType] = [*_headline(report, wide=wide)]
+    """Everything `mailbalancer status` says: what is wrong, then one block per service, certificates, workers."""
+    parts: list[RenderableType] = [*_headline(report, wide=wide), *_attention(report)]
     for service in report["services"]:
         parts += [Text(), *_service_block(service, wide=wide)]
     parts.append(Text())
     if report.get("certificates"):
         parts += [_certificates(report["certificates"]), Text()]
-    parts += _workers(report["workers"])
-    parts += [_toned(f"warning: {sentence}", tone) for sentence, tone in network_words.report_words(report)]
-    parts += [_toned(f"warning: {plain(warning)}", Tone.WARNING) for warning in report["warnings"]]
+    parts.append(_workers(report["workers"]))
     return Group(*parts)
 
 
@@ -52,13 +55,11 @@ def top(before: Facts, after: Facts, elapsed_s: float, *, wide: bool) -> Rendera
     if wide:
         for heading in ("in/s", "out/s"):
             table.add_column(heading, justify="right", no_wrap=True)
-    for service in after["services"]:
-        for row in _top_rows(service, earlier, elapsed_s):
+    for service in sorted(after["services"], key=attention.is_well):
+        for row in _top_rows(service, earlier, elapsed_s, _STATE_COLUMNS[wide]):
             table.add_row(*(row if wide else row[:6]))
-    parts: list[RenderableType] = [*_headline(after, wide=wide), Text(), table, Text()]
-    parts += _workers(after["workers"])
-    parts += [_toned(sentence, Tone.WARNING) for service in after["services"] if (sentence := words.imbalance(service))]
-    parts += [Text(), *_event_lines(after["events"][-5:])]
+    parts: list[RenderableType] = [*_headline(after, wide=wide), *_attention(after, MOST_TROUBLES), Text(), table]
+    parts += [Text(), _workers(after["workers"]), Text(), *_event_lines(after["events"][-5:])]
     return Group(*parts)
 
 
@@ -221,6 +222,25 @@ def _headline(report: Facts, *, wide: bool) -> Iterator[Text]:
         yield Text(file, style=_STYLES[Tone.QUIET])
 
 
+def _attention(report: Facts, most: int = 1000) -> Iterator[RenderableType]:
+    """The verdict, and every trouble below it; a sentence that is folded goes on under itself."""
+    words_of_all, tone = attention.verdict(report)
+    yield Text()
+    yield _toned(words_of_all, tone)
+    troubles = attention.troubles(report)
+    for sentence, how_bad in troubles[:most]:
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(Text(_SIGNS[how_bad], style=_STYLES[how_bad]), _toned(sentence, how_bad))
+        yield _indented(grid)
+    if len(troubles) > most:
+        yield _indented(_toned(f"  and {len(troubles) - most} more: mailbalancer status", Tone.QUIET))
+
+
+_SIGNS = {Tone.BAD: "✕", Tone.WARNING: "!"}
+
+
 def _service_block(service: Facts, *, wide: bool) -> Iterator[RenderableType]:
     listen = " ".join(plain(address) for address in service["listen"])
     title = Text.assemble((plain(service["name"]), "bold"), f"  {plain(service['mode'])}  {listen}")
@@ -228,17 +248,16 @@ def _service_block(service: Facts, *, wide: bool) -> Iterator[RenderableType]:
         title.append(f"  profile {plain(service['profile'])}")
     yield title
     yield _indented(_service_counts(service))
-    if sentence := words.imbalance(service):
-        yield _indented(_toned(f"warning: {sentence}", Tone.WARNING))
     for sentence, tone in encryption.service_words(service):
         yield _indented(_toned(sentence, tone) if tone else Text(sentence))
     for sentence, tone in network_words.service_words(service):
         yield _indented(_toned(sentence, tone) if tone else Text(sentence))
     for source in service.get("sources", ()):
         yield _indented(_source_words(source))
-    for pool in service["pools"]:
+    everybody = [server for pool in service["pools"] for server in pool["real_servers"]]
+    for number, pool in enumerate(service["pools"]):
         yield _indented(Text(_pool_words(pool)))
-        yield _indented(_server_table(pool["real_servers"], wide=wide))
+        yield _indented(_server_table(pool["real_servers"], everybody, wide=wide, headed=not number))
         for sentence, tone in _below(pool["real_servers"], wide=wide):
             yield _indented(_indented(_toned(sentence, tone)))
     for route in service.get("answers", ()):
@@ -318,11 +337,20 @@ def _certificates(certificates: Sequence[Facts]) -> RenderableType:
     return Group(table, *warnings)
 
 
-def _server_table(servers: Sequence[Facts], *, wide: bool) -> Table:
-    weighted = any(s["weight"] != 1 or s["configured_weight"] != 1 for s in servers)
+def _server_table(servers: Sequence[Facts], everybody: Sequence[Facts], *, wide: bool, headed: bool) -> Table:
+    """The real servers of one pool, in columns as wide as all of the service need them: the pools stand in line."""
+    weighted = any(s["weight"] != 1 or s["configured_weight"] != 1 for s in everybody)
     table = _table("real server", "address", "state", "sessions >", "total >", "failed >")
     if wide:
         _columns(table, *(["weight >"] if weighted else []), "in >", "out >", "last check")
+    table.show_header = headed
+    shown = [words.split_state(words.server_state(s)[0], _STATE_COLUMNS[wide])[0] for s in everybody]
+    keys = ("name", "endpoint", "", "sessions", "total", "connect_failed")
+    texts = [[plain(s[key]) for s in everybody] if key else shown for key in keys]
+    for column, cells in zip(table.columns, texts, strict=False):
+        needed = max(map(len, [str(column.header), *cells]))
+        # a long state may be folded where the last check would not fit any more
+        column.min_width = needed if cells is not shown or not wide else min(needed, _FOLDED_STATE)
     for server in servers:
         state, tone = words.server_state(server)
         state, _ = words.split_state(state, _STATE_COLUMNS[wide])
@@ -337,12 +365,10 @@ def _server_table(servers: Sequence[Facts], *, wide: bool) -> Table:
     return table
 
 
-def _workers(workers: Sequence[Facts]) -> list[RenderableType]:
+def _workers(workers: Sequence[Facts]) -> Text:
     alive = sum(1 for worker in workers if worker["alive"])
     shared = ", ".join(str(worker["sessions"]) for worker in workers)
-    line = Text(f"workers: {alive} of {len(workers)} running, sessions {shared or 'none'}")
-    troubles = [trouble for worker in workers for trouble in words.worker_troubles(worker)]
-    return [line, *(_toned(f"warning: {trouble}", Tone.WARNING) for trouble in troubles)]
+    return Text(f"workers: {alive} of {len(workers)} running, sessions {shared or 'none'}")
 
 
 # ---------------------------------------------------------------- rates
@@ -371,7 +397,7 @@ def _rates(now: Sequence[int], before: Sequence[int] | None, elapsed_s: float) -
 
 
 def _top_rows(
-    service: Facts, earlier: dict[tuple[Any, ...], tuple[int, ...]], elapsed_s: float
+    service: Facts, earlier: dict[tuple[Any, ...], tuple[int, ...]], elapsed_s: float, longest_state: int
 ) -> Iterator[list[Text]]:
     """The service's own line, then one per real server with its share of the service's new sessions."""
     now = tuple(service[name] for name in _SERVICE_COUNTERS)
@@ -388,11 +414,25 @@ def _top_rows(
             key = (service["name"], pool["route"], server["name"])
             lines.append((pool, server, _rates([server[n] for n in _COUNTERS], earlier.get(key), elapsed_s)))
     all_new = sum(rates[0] for _, _, rates in lines)
-    for pool, server, rates in lines:
-        route = f"{plain(pool['route'])}/" if pool["route"] else ""
+    idle = [line for line in lines if len(service["pools"]) > 1 and _is_idle(line[1], line[2])]
+    for pool, server, rates in (line for line in lines if line not in idle):
+        route = f"{_cut(plain(pool['route']), _ROUTE_COLUMNS)}/" if pool["route"] else ""
+        state, tone = words.server_state(server)
+        state, _ = words.split_state(state, longest_state)
         share = f"{rates[0] / all_new * 100:.0f} %" if all_new else "-"
         name = Text(f"  {route}{plain(server['name'])}")
-        yield [name, _toned(*words.server_state(server)), Text(str(server["sessions"])), *_rate_cells(rates, share)]
+        yield [name, _toned(state, tone), Text(str(server["sessions"])), *_rate_cells(rates, share)]
+    if idle:
+        yield [Text(f"  {len(idle)} more, up and idle", style=_STYLES[Tone.QUIET]), *([Text()] * 7)]
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _is_idle(server: Facts, rates: Sequence[float]) -> bool:
+    """Whether a line about it would say nothing."""
+    return not server["sessions"] and not any(rates[:2]) and words.server_state(server)[1] is Tone.GOOD
 
 
 def _rate_cells(rates: Sequence[float], share: str) -> list[Text]:

@@ -205,8 +205,8 @@ def test_warnings_imbalance_and_worker_troubles_are_said() -> None:
     facts = report(unbalanced, warnings=["rpc is open to everybody"], workers=[worker(0, alive=False)])
     page = shown(text.status(facts, wide=True))
     assert "192.0.2.1 carries 78 % of the sessions of smtp: probably a NAT device; see docs/balancing.md" in page
-    assert "warning: rpc is open to everybody" in page
-    assert "warning: worker 0 (pid 100) is not running; it is being replaced" in page
+    assert "  ! rpc is open to everybody" in page
+    assert "  ! worker 0 (pid 100) is not running; it is being replaced" in page
     assert ", 4 waiting" in page
 
 
