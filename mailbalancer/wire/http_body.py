@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
+from mailbalancer.wire.hop_by_hop import read_connection
 from mailbalancer.wire.http_head import BadMessage, Head, RequestHead, ResponseHead
 
 #: Longest chunk header line and its share that may be extensions, over a whole body. Extensions mean nothing to anybody
@@ -107,12 +108,15 @@ def response_framing(head: ResponseHead, method: bytes, upgrading: bool = False)
     A body that ends with the connection cannot be told from one that was cut; the client has to be closed after it.
 
     Raises:
-        BadMessage: status 502, for framing that could be read in two ways, and for a 101 nobody asked for.
+        BadMessage: status 502, for framing that could be read in two ways, and for a 101 nobody asked for, or to
+            another protocol.
     """
     framing = _declared(head, 502)
     status = head.status
     if status == 101 and not upgrading:
         raise BadMessage(502, "the server switched protocols (101), which nobody had asked for")
+    if status == 101 and not read_connection(head, 502).upgrade:
+        raise BadMessage(502, "the server switched protocols (101), but not to the one that was asked for")
     if status < 200 or status == 204:
         if framing is not None and framing != (Kind.LENGTH, 0):
             raise BadMessage(502, f"the server announced a body with status {status}, which has none")

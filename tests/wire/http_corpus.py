@@ -772,6 +772,7 @@ def response(line: bytes = b"HTTP/1.1 200 OK", *fields: bytes, body: bytes = b""
 OK_LINE: Final = b"HTTP/1.1 200 OK"
 CL5: Final = b"Content-Length: 5"
 TE: Final = b"Transfer-Encoding: chunked"
+SWITCHES: Final = (b"Connection: Upgrade", b"Upgrade: websocket")
 RESPONSES: Final = [
     *[
         Case(f"good status line {line!r}", response(line, CL5, body=b"hello"), Ok((b"hello",)))
@@ -865,6 +866,22 @@ RESPONSES: Final = [
     Case("204 chunked", response(b"HTTP/1.1 204 No Content", TE, body=HELLO), 502),
     Case("100 with a body", response(b"HTTP/1.1 100 Continue", CL5, body=b"hello"), 502),
     Case("101 nobody asked for", response(b"HTTP/1.1 101 Switching Protocols"), 502),
+    *[
+        Case(
+            f"101 {name}", response(b"HTTP/1.1 101 Switching Protocols", *fields, body=b"\x81\x00"), 502, upgrading=True
+        )
+        for name, fields in {
+            "to nothing": (),
+            "to a protocol it does not name": (b"Connection: Upgrade",),
+            "to another protocol": (b"Connection: Upgrade", b"Upgrade: h2c"),
+            "to one of two": (b"Connection: Upgrade", b"Upgrade: websocket, h2c"),
+            "to two": (*SWITCHES, b"Upgrade: h2c"),
+            "by the way": (b"Upgrade: websocket",),
+            "with a length": (*SWITCHES, CL5),
+            "with chunks": (*SWITCHES, TE),
+        }.items()
+    ],
+    Case("101 in HTTP/1.0", response(b"HTTP/1.0 101 Switching Protocols", *SWITCHES), 502, upgrading=True),
     Case("response head too large", response(OK_LINE, b"X: " + b"k" * 74000), 502),
     Case("response with too many fields", response(OK_LINE, *[b"X: y"] * 257), 502),
     Case("endless response head", response(OK_LINE, *[b"X: y"] * 14000)[:-2], 502),
@@ -891,7 +908,7 @@ RESPONSES: Final = [
     Case("103", response(b"HTTP/1.1 103 Early Hints", b"Link: </a>"), EMPTY),
     Case(
         "101 asked for",
-        response(b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", body=b"\x81\x00"),
+        response(b"HTTP/1.1 101 Switching Protocols", *SWITCHES, body=b"\x81\x00"),
         Ok((b"\x81\x00",), MORE),
         upgrading=True,
         closed=True,

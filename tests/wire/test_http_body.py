@@ -184,7 +184,7 @@ def test_expectations():
         (b"304 x\r\nContent-Length: 7", b"GET", False, NO_BODY),
         (b"204 x", b"GET", False, NO_BODY),
         (b"100 x", b"POST", False, NO_BODY),
-        (b"101 x", b"GET", True, TUNNEL),
+        (b"101 x\r\nConnection: upgrade\r\nUpgrade: websocket", b"GET", True, TUNNEL),
         (b"200 OK", b"CONNECT", False, TUNNEL),
         (b"407 OK", b"CONNECT", False, UNTIL_CLOSE),
     ],
