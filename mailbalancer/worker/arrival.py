@@ -2,7 +2,8 @@
 
 Decides: when the PROXY header is complete, and that exactly its bytes are taken: what follows may be a TLS handshake,
 which belongs to OpenSSL from its first byte on.
-Refuses to know: what mode the service is in. The mode's own class is called with the address that was found.
+Refuses to know: what mode the service is in. The mode's own class is called with the addresses that were found: whose
+connection it is, and which address that client had connected to.
 """
 
 from __future__ import annotations
@@ -86,12 +87,11 @@ class Arrival:
         client = self._client
         taken = client.recv(header.length)
         assert len(taken) == header.length  # the kernel has shown these bytes already
-        address, port = self.address, self.port
-        if header.source is not None:
-            address, port = header.source.host, header.source.port
+        source = header.source or Endpoint(self.address, self.port)
         self._leave()
         self._engine.reactor.unwatch(client)
-        self._handler(self._engine, self.service, self.endpoint, client, address, port)
+        reached = header.destination or self.endpoint  # the client knows nothing of the address that its proxy uses
+        self._handler(self._engine, self.service, reached, client, source.host, source.port)
 
     def due(self, _now: float) -> None:
         """No header in time."""
