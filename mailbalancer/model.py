@@ -343,7 +343,11 @@ class HttpRoute:
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Bounds against slow and hostile clients; 0: none. Those per source are counted in each worker."""
+    """Bounds against slow and hostile clients; 0: none.
+
+    Those per source hold for all workers together, because one address stays with one worker; where others tell who
+    the client is (PROXY header, X-Forwarded-For) it cannot, and each worker counts for itself.
+    """
 
     head_bytes: int = 98304
     target_bytes: int = 16384
@@ -351,6 +355,11 @@ class HttpLimits:
     body_bytes_per_s: int = 100
     connections_per_source: int = 0
     requests_per_source_s: int = 0
+
+    @property
+    def counts_sources(self) -> bool:
+        """Whether there is a limit per source."""
+        return bool(self.connections_per_source or self.requests_per_source_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -593,6 +602,7 @@ class Service:
         kernel cannot see the address, so the table is shared through the supervisor instead.
         """
         counts_sources = self.mail is not None and self.mail.smtp.policy.counts_sources
+        counts_sources |= self.http is not None and self.http.limits.counts_sources
         return not self._told_of_clients and (
             counts_sources
             or any(

@@ -100,6 +100,16 @@ def test_who_must_share_what_is_remembered(load: Load) -> None:
     assert worker_keeps("source", "    forwarded: {trust: 10.0.0.0/8}\n") == (False, True)
 
 
+def test_limits_per_source_hold_for_all_workers_together(load: Load) -> None:
+    def pinned(more: str) -> bool:
+        return only(load(WEB + more)).pinned_to_worker
+
+    assert not pinned("    limits: {head_timeout_s: 5}\n")
+    assert pinned("    limits: {connections_per_source: 50}\n")
+    assert pinned("    limits: {requests_per_source_s: 50}\n")
+    assert not pinned("    limits: {connections_per_source: 50}\n    forwarded: {trust: 10.0.0.0/8}\n")
+
+
 def test_tls(load: Load, tmp_path: Path) -> None:
     pem = Authority(tmp_path).issue("mail.example.com").pem
     text = (
