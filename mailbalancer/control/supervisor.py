@@ -54,7 +54,9 @@ from mailbalancer.ipc.board import Board, Count
 from mailbalancer.ipc.messages import (
     Bind,
     Bound,
+    ChannelBroke,
     DropSessions,
+    EndChannels,
     Imbalance,
     Offered,
     OwnAddress,
@@ -409,6 +411,8 @@ class Supervisor:
                     binding = self._bindings.learn(message, time.monotonic())
                     if self._bindings.is_shared(binding.group):
                         self._workers.broadcast(Bind(binding), but=worker)
+                case ChannelBroke():
+                    self._workers.broadcast(EndChannels(message.service, bytes.fromhex(message.cookie)), but=worker)
                 case Imbalance():
                     self._imbalances.take(worker.index, message, self._config)
                 case Remark():

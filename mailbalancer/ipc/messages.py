@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from mailbalancer.model import Config, Endpoint, MemberKey, SourceKey
 from mailbalancer.tls.material import Material
@@ -103,6 +103,14 @@ class Offers:
 
 
 @dataclass(frozen=True, slots=True)
+class EndChannels:
+    """A channel of this session of RPC over HTTP broke in another worker: end those that are here."""
+
+    service: str
+    cookie: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DropSessions:
     """End the sessions counted on this slot (drain time is over, or the operator asked)."""
 
@@ -126,7 +134,7 @@ class Stop:
     deadline_at: float
 
 
-Down = Configure | Bind | Unbind | Offers | DropSessions | ListSessions | Stop
+Down = Configure | Bind | Unbind | Offers | EndChannels | DropSessions | ListSessions | Stop
 
 
 def pack_down(message: Down) -> bytes:
@@ -196,6 +204,18 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelBroke:
+    """A channel of a session of RPC over HTTP ended as it should not; its other half may be in another worker.
+
+    Attributes:
+        cookie: of the virtual connection, 16 bytes in hexadecimal.
+    """
+
+    service: str
+    cookie: str
+
+
+@dataclass(frozen=True, slots=True)
 class OwnAddress:
     """In this worker the first client of a network was given our address, although the service uses clients' own.
 
@@ -223,11 +243,9 @@ class Stopped:
     left: int
 
 
-Up = Configured | Bound | Imbalance | Remark | Offered | OwnAddress | SessionList | Stopped
+Up = Configured | Bound | ChannelBroke | Imbalance | Remark | Offered | OwnAddress | SessionList | Stopped
 
-_UP: dict[str, type[Any]] = {
-    t.__name__: t for t in (Configured, Bound, Imbalance, Remark, Offered, OwnAddress, SessionList, Stopped)
-}
+_UP: dict[str, type[Any]] = {t.__name__: t for t in get_args(Up)}
 
 
 def pack_up(message: Up) -> bytes:

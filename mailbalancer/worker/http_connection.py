@@ -170,7 +170,7 @@ class HttpConnection:
         self._identity = b""
         self._closes = False
         self._finished = False
-        self.poll = Poll(engine, service, self)
+        self.poll = Poll(engine, service)
         self._body_bytes = self._rate_bytes = 0
         self._rate_at = 0.0
         self.head_at = self.active_at = self.started_at = now
@@ -455,7 +455,7 @@ class HttpConnection:
         if asked.has_body and not self._begin_body(asked.framing):
             return False
         if asked.may_wait:
-            self.poll.asked(head, self._out[-self._body_bytes :] if self._body_bytes else b"")
+            self.poll.asked(self, head, self._out[-self._body_bytes :] if self._body_bytes else b"")
         return True
 
     def _begin_body(self, framing: Framing) -> bool:
@@ -530,7 +530,7 @@ class HttpConnection:
         self.bytes_in += taken
         self._body_bytes += taken
         if pieces and self.poll.wait is not _NO_WAIT:
-            self.poll.look_into(pieces[0])
+            self.poll.look_into(self, pieces[0])
         if taken < len(data):
             self._in = bytes(data[taken:])
         if body.done:
@@ -689,7 +689,7 @@ class HttpConnection:
         assert link is not None
         self._log()
         if self.poll.wait is not _NO_WAIT:
-            self.poll.over(broken=False)
+            self.poll.over(self, broken=False)
         if not link.persistent:
             self._drop_link()
         elif self.service.shared and not self.tied:
@@ -732,7 +732,7 @@ class HttpConnection:
 
     def _refuse_exchange(self, status: int, failure: str) -> None:
         """End the exchange with an error, or with a reset where an answer has begun."""
-        self.poll.over(broken=True)
+        self.poll.over(self, broken=True)
         if self.has_answer:
             self._log(failure)
             self.end("bad_message", reset=True)
@@ -943,7 +943,7 @@ class HttpConnection:
         """Close both sides. `reset`: with RST, so that nothing looks complete that is not."""
         if self.stage is _OVER:
             return
-        self.poll.over(broken=True)
+        self.poll.over(self, broken=True)
         if self.stage in (_SEEKING, _EXCHANGE) and not self._logged:
             self._log(reason)
         self.stage = _OVER

@@ -4,12 +4,13 @@ Decides: when a request counts as waiting, and that a channel whose other half b
 mail program that hangs until its own timeout.
 Refuses to know: how long a wait lasts.
 
-A pair is known within one worker. Where persistence by source address brings a client's connections together, that is
-all of them; elsewhere it is left to the server, which ends the other half as well.
+The halves of a session may be in different workers, which do not know each other's: where one breaks, the others are
+told, through the supervisor, and end what they have of it. What brings both halves to one server is persistence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mailbalancer.balance.http_keys import activesync_query
@@ -41,31 +42,30 @@ class Poll:
         counted: whether it counts as a long poll.
     """
 
-    __slots__ = ("_cell", "_connection", "_engine", "_rpc_session", "_service", "_slot", "_until", "counted", "wait")
+    __slots__ = ("_cell", "_engine", "_rpc_session", "_service", "_slot", "_until", "counted", "wait")
 
-    def __init__(self, engine: Engine, service: HttpService, connection: HttpConnection) -> None:
+    def __init__(self, engine: Engine, service: HttpService) -> None:
         self._engine = engine
         self._service = service
-        self._connection = connection
         self._slot = self._cell = -1
         self._until = 0.0
         self._rpc_session = b""
         self.counted = False
         self.wait = Wait.NOT
 
-    def asked(self, head: RequestHead, beginning: bytes) -> None:
+    def asked(self, connection: HttpConnection, head: RequestHead, beginning: bytes) -> None:
         """A request; `beginning` is what is there of its body."""
         self._slot = -1
         self._waits(wait_of(head))
         if beginning:
-            self.look_into(beginning)
+            self.look_into(connection, beginning)
 
-    def look_into(self, beginning: bytes | memoryview) -> None:
+    def look_into(self, connection: HttpConnection, beginning: bytes | memoryview) -> None:
         """The first piece of a body tells what the head did not."""
         if self.wait is Wait.PERHAPS_EWS:
             self._waits(in_body(beginning))
         elif self.wait is Wait.RPC and not self._rpc_session:
-            self._rpc_session = self._service.channels.opened(self._connection, beginning)
+            self._rpc_session = self._service.channels.opened(connection, beginning)
 
     def sent(self, slot: int, until: float) -> None:
         """Its server is known: who takes that out wants to know what he waits for, and how long.
@@ -84,7 +84,7 @@ class Poll:
             floats = self._engine.board.floats
             floats[cell] = max(floats[cell], until)
 
-    def over(self, *, broken: bool) -> None:
+    def over(self, connection: HttpConnection, *, broken: bool) -> None:
         """The request is over; `broken`: not as it should."""
         self.wait = Wait.NOT
         if self.counted:
@@ -95,7 +95,7 @@ class Poll:
                 self._cell = -1
         if self._rpc_session:
             cookie, self._rpc_session = self._rpc_session, b""
-            self._service.channels.closed(self._connection, cookie, broken=broken)
+            self._service.channels.closed(connection, cookie, broken=broken)
 
     def _waits(self, wait: Wait) -> None:
         self.wait = wait
@@ -112,9 +112,14 @@ class Poll:
 
 
 class Channels:
-    """The RPC channels of one service in this worker, by session."""
+    """The RPC channels of one service in this worker, by session.
 
-    def __init__(self) -> None:
+    Args:
+        tell: the other workers that this session is broken.
+    """
+
+    def __init__(self, tell: Callable[[bytes], None]) -> None:
+        self._tell = tell
         self._sessions: dict[bytes, list[HttpConnection]] = {}
 
     def __len__(self) -> int:
@@ -129,13 +134,18 @@ class Channels:
         return cookie
 
     def closed(self, connection: HttpConnection, cookie: bytes, *, broken: bool) -> None:
-        """A channel has ended. `broken`: not as it should; then what belongs to it ends as well."""
+        """A channel has ended. `broken`: not as it should; then what belongs to it ends as well, wherever it is."""
         others = self._sessions.get(cookie, [])
-        if connection in others:
-            others.remove(connection)
-        if not others:
-            self._sessions.pop(cookie, None)
-        elif broken:
+        if connection not in others:
+            return  # ended with its session
+        others.remove(connection)
+        if broken:
+            self._tell(cookie)
+            self.end(cookie)
+        elif not others:
             del self._sessions[cookie]
-            for other in others:
-                other.end("rpc_peer_closed", reset=True)
+
+    def end(self, cookie: bytes) -> None:
+        """This session is broken: nothing of it is left here."""
+        for channel in self._sessions.pop(cookie, []):
+            channel.end("rpc_peer_closed", reset=True)

@@ -19,7 +19,7 @@ from mailbalancer.balance.persist import Table, select
 from mailbalancer.balance.pool import Choice, Refusal
 from mailbalancer.balance.source_limits import SourceLimits
 from mailbalancer.ipc.board import Availability, Count
-from mailbalancer.ipc.messages import Up
+from mailbalancer.ipc.messages import ChannelBroke, Up
 from mailbalancer.model import HeaderEdits, MemberKey
 from mailbalancer.wire.forwarded import Trusted
 from mailbalancer.wire.http_answer import answer
@@ -52,7 +52,7 @@ class HttpService(Service):
         self._requests_cell = 0
         self.asked = 0  # requests that the board does not know of yet
         self.sources = SourceLimits(0, 0)
-        self.channels = Channels()
+        self.channels = Channels(self._tell_of_break)
         self._idle: dict[Target, list[ServerLink]] = {}
 
     def configure(
@@ -122,6 +122,10 @@ class HttpService(Service):
         self._engine.relays.discard(self)
         self.drop_all_idle()
         self._engine.let_idle_ones_leave(self)
+
+    def _tell_of_break(self, cookie: bytes) -> None:
+        if self._engine.board.workers > 1:
+            self._tell(ChannelBroke(self.name, cookie.hex()))
 
     def settle(self) -> None:
         """Tell the board how many requests came."""

@@ -25,6 +25,7 @@ from mailbalancer.ipc.messages import (
     Configured,
     Down,
     DropSessions,
+    EndChannels,
     ListSessions,
     Offers,
     SessionList,
@@ -40,6 +41,7 @@ from mailbalancer.model import Config, MemberKey
 from mailbalancer.tls.context_pool import ContextPool
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.fronts import Fronts
+from mailbalancer.worker.http_service import HttpService
 from mailbalancer.worker.listener import Listener
 from mailbalancer.worker.mail_service import MailService
 from mailbalancer.worker.modes import runtime_of
@@ -198,6 +200,10 @@ class Worker:
                 service = self._services.get(name)
                 if isinstance(service, MailService):
                     service.hear_of(lines)
+            case EndChannels(name, cookie):
+                web = self._services.get(name)
+                if isinstance(web, HttpService):
+                    web.channels.end(cookie)
             case DropSessions(slot, reason):
                 for session in [s for s in self._engine.sessions if s.slot == slot]:
                     session.end(reason, reset=True)
