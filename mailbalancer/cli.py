@@ -533,20 +533,27 @@ def _write_new(file: str, content: bytes) -> None:
 
 @commands.command(short_help="Keep configuration and state in a file.")
 @_config_option
+@click.option("--with-keys", is_flag=True, help="Private keys too: whoever has the file can pretend to be you.")
 @click.argument("file")
-def backup(config: str, file: str) -> None:
+def backup(config: str, with_keys: bool, file: str) -> None:
     """Keep the configuration and the state (drained servers, ramps, persistence) in one file.
 
-    Private keys and tokens are not in it.
+    Private keys are not in it, unless --with-keys is given; then so are certificates and every other file that the
+    configuration names in its own folder. Tokens never are.
 
     \b
     Example:
       mailbalancer backup /root/mailbalancer-$(date +%F).tar.gz
+      mailbalancer backup --with-keys /root/move-to-another-machine.tar.gz
     """
     from mailbalancer.admin import backup as room
+    from mailbalancer.control.client import NobodyAnswers, request
 
-    _write_new(file, room.make(_load(config), _now()))
-    _say(f"{file} written")
+    loaded = _load(config)
+    with contextlib.suppress(NobodyAnswers):  # what it saved when it stopped is the state
+        request(loaded.control_socket, "save")
+    _write_new(file, room.make(loaded, _now(), with_keys))
+    _say(f"{file} written" + ("; it has private keys in it" if with_keys else ""))
 
 
 @commands.command(short_help="Bring back what `backup` kept.")
@@ -569,8 +576,21 @@ def restore(config: str, file: str) -> None:
             running = True
     if running:
         raise MailbalancerError("the balancer runs, and would write its own state over the old one", "stop it first")
-    for written in room.restore(Path(file), Path(config)):
+    for written in room.restore(Path(file), Path(config), _owner_after(Path(file))):
         _say(f"{written} restored")
+
+
+def _owner_after(archive: Path) -> tuple[int, int] | None:
+    """Who must be able to read what root restores: whom the configuration in the archive names."""
+    from mailbalancer.admin import backup as room
+    from mailbalancer.admin.edit import MissingError, value_at
+
+    text = room.unpack(archive)[room.CONFIG].decode("utf-8", "replace")
+    try:
+        user = value_at(text, ("user",))
+    except MissingError:
+        user = "auto"
+    return _ids(user) if isinstance(user, str) and os.geteuid() == 0 else None
 
 
 @commands.command(short_help="Put together what somebody who helps has to see.")
@@ -742,14 +762,19 @@ def token_create(config: str, file: str | None, role: str, name: str) -> None:
 
 def _service_owner(config: str, file: str | None) -> tuple[int, int] | None:
     """Who must be able to read a tokens file that root makes: the user that the balancer becomes."""
+    if os.geteuid() != 0 or file is not None:
+        return None
+    return _ids(_load(config).user)
+
+
+def _ids(user: str) -> tuple[int, int] | None:
+    """User and group id of whom the balancer becomes."""
     import pwd
 
     from mailbalancer.host.privileges import service_user
 
-    if os.geteuid() != 0 or file is not None:
-        return None
     try:
-        entry = pwd.getpwnam(service_user(_load(config).user) or "root")
+        entry = pwd.getpwnam(service_user(user) or "root")
     except KeyError:
         return None
     return entry.pw_uid, entry.pw_gid

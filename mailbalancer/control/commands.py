@@ -71,6 +71,10 @@ class Commands:
             case "events":
                 given.only()
                 return {"events": self._events.listed()}
+            case "save":
+                given.only()
+                self._save()
+                return {"saved": True}
             case "reload":
                 given.only()
                 return await self._reload()
@@ -94,7 +98,7 @@ class Commands:
                 return self._persistence_clear(given)
         known = (
             "status, events, reload, drain, disable, enable, maintenance_start, maintenance_stop, sessions, "
-            "persistence, persistence_clear"
+            "persistence, persistence_clear, save"
         )
         raise ControlError(f"there is no command {command!r}", f"known are {known}")
 

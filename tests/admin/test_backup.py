@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import re
+import stat
 import tarfile
 from pathlib import Path
 
@@ -10,7 +12,9 @@ from mailbalancer.admin import backup
 from mailbalancer.admin.tokens import Role
 from mailbalancer.errors import ConfigError, MailbalancerError
 from tests.admin.door import open_door
-from tests.support.program import run_cli
+from tests.support.certs import Authority
+from tests.support.program import Balancer, run_cli
+from tests.support.servers import Echo
 
 
 def test_a_backup_brings_back_what_was_drained_and_nobody_s_keys(tmp_path: Path) -> None:
@@ -38,6 +42,83 @@ def test_a_backup_brings_back_what_was_drained_and_nobody_s_keys(tmp_path: Path)
         assert balancer.real_server("smtp", "ex2")["admin"] == "draining"
 
 
+SECURE = """\
+version: 1
+workers: 1
+user: ""
+admin: {{listen: "127.0.0.1:{door}", tokens_file: tokens}}
+certificates: {{mail: certs/mail.pem}}   # kept
+real_servers: {{ex1: 127.0.0.3, ex2: 127.0.0.2}}
+services:
+  imap:
+    mode: imap
+    listen: 127.0.0.1:{smtp}
+    client_tls: {{starttls: implicit, certificate: mail, client_ca: staff/authority.pem}}
+    server_tls: {{starttls: none}}
+    check: {{type: none}}
+    persist: {{by: source, timeout_s: 600}}
+    real_servers: {{ex1: {echo}, ex2: {echo}}}
+  owa:
+    mode: http
+    listen: 127.0.0.1:{pop}
+    check: none
+    persist: {{by: cookie, key_file: secrets/cookies.key}}
+    real_servers: {{ex1: 9}}
+"""
+
+
+def test_another_machine_takes_over_with_its_keys(tmp_path: Path) -> None:
+    """Drained servers, persistence and certificates arrive; tokens do not, and without its keys a backup says so."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in ("certs", "staff", "secrets"):
+        (here / folder).mkdir(parents=True)
+    there.mkdir()
+    authority = Authority(here / "staff")
+    authority.issue("mail.example.com").pem.rename(here / "certs" / "mail.pem")
+    with (
+        Echo("ex1", "127.0.0.3") as ex1,
+        Echo("ex2", "127.0.0.2", ex1.port),
+        open_door(here, SECURE, echo=ex1.port) as door,
+    ):
+        door.make_tokens()
+        balancer = door.balancer
+        balancer.command("drain", real_server="ex2")
+        made = ("certificates", "csr", "next", "--name", "next.example.com", "--key-type", "ecdsa-p256")
+        assert balancer.cli(*made).returncode == 0
+        for options in ((), ("--with-keys",)):
+            assert balancer.cli("backup", *options, str(tmp_path / f"backup{len(options)}.tar.gz")).returncode == 0
+        without, with_keys = (backup.unpack(tmp_path / f"backup{number}.tar.gz") for number in range(2))
+    assert set(without) == {"about.json", "mailbalancer.yaml", "state.json"}
+    named = {
+        "certs/mail.pem",
+        "staff/authority.pem",
+        "secrets/cookies.key",
+        "certs/next.waiting.key",
+        "certs/next.waiting.csr",
+    }
+    assert set(with_keys) - set(without) == {f"files/{name}" for name in named}
+    for secret in door.secrets.values():
+        assert secret.encode() not in b"".join(with_keys.values())
+
+    target = there / "mailbalancer.yaml"
+    own = (f"state_file: {here}/state.json", f"state_file: {there}/state.json")
+    for archive, contents in (("moved0", without), ("moved1", with_keys)):
+        text = contents["mailbalancer.yaml"].decode().replace(*own)
+        text = re.sub(r"control_socket: .*\n", "", text)  # a path of the first machine's
+        (tmp_path / archive).write_bytes(backup.pack({**contents, "mailbalancer.yaml": text.encode()}))
+    refused = run_cli("restore", str(tmp_path / "moved0"), "-c", str(target))
+    assert (refused.returncode, "certs/mail.pem cannot be read" in refused.stderr) == (1, True), refused
+    assert list(there.iterdir()) == []
+    restored = run_cli("restore", str(tmp_path / "moved1"), "-c", str(target))
+    assert restored.returncode == 0, restored
+    for name in named:
+        assert (there / name).read_bytes() == (here / name).read_bytes()
+        assert stat.S_IMODE((there / name).stat().st_mode) == 0o600
+    with Balancer(target.read_text(), there) as after:
+        assert after.real_server("imap", "ex2")["admin"] == "draining"
+        assert "key waits" in after.cli("certificates", "list").stdout
+
+
 def test_what_support_gets_has_no_secret(tmp_path: Path) -> None:
     with open_door(tmp_path) as door:
         door.make_tokens()
@@ -63,7 +144,22 @@ def archive_of(path: Path, name: str, content: bytes, kind: bytes = tarfile.REGT
     return path
 
 
-@pytest.mark.parametrize("name", ["../mailbalancer.yaml", "/etc/passwd", "else.txt", "tokens"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "../mailbalancer.yaml",
+            "/etc/passwd",
+            "else.txt",
+            "tokens",
+            "files/../../x",
+            "files//etc/x",
+            "files/",
+            "files",
+        ),
+        *("files/./x", "files/a/../x"),
+    ],
+)
 def test_nothing_else_comes_out_of_an_archive(tmp_path: Path, name: str) -> None:
     with pytest.raises(MailbalancerError, match="is no backup"):
         backup.restore(archive_of(tmp_path / "x", name, b"x"), tmp_path / "mailbalancer.yaml")
