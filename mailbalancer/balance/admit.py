@@ -1,15 +1,14 @@
 """Who is let in, and who waits.
 
-Decides: whether a client's address is on the right side of a service's allow and deny lists, and the order and the
-patience of a bounded queue for sessions that found every server full.
+Decides: whether a client's address is on the right side of a service's allow and deny lists, and the order of a
+bounded queue for sessions that found every server full.
 Refuses to know: sockets, session limits (the pool's) and what a refused client is told.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -85,58 +84,28 @@ def _plain_network(network: IPNetwork) -> IPNetwork:
 
 
 class WaitQueue(Generic[Item]):
-    """Sessions that wait for room, first come first served, each for at most `timeout_s`.
+    """Sessions that wait for room, first come first served. How long each waits is its own affair.
 
     Args:
-        size: most sessions that wait; 0: nobody may.
-        timeout_s: patience, counted from `push`.
+        size: most sessions that wait; 0: nobody may. A reload changes it for those who come.
+
+    Attributes:
+        waiting: who waits, longest first; to be looked at, not changed.
     """
 
-    def __init__(self, size: int, timeout_s: float) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
-        self.timeout_s = timeout_s
-        self._waiting: OrderedDict[Item, float] = OrderedDict()
+        self.waiting: dict[Item, None] = {}
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __contains__(self, item: Item) -> bool:
-        return item in self._waiting
-
-    def __iter__(self) -> Iterator[Item]:
-        """Who waits, longest first. Do not change the queue meanwhile."""
-        return iter(self._waiting)
-
-    def resize(self, size: int, timeout_s: float) -> None:
-        """A reload: holds for those who come; whoever waits already keeps place and deadline."""
-        self.size = size
-        self.timeout_s = timeout_s
-
-    def push(self, item: Item, now: float) -> bool:
-        """Join the end. False: the queue is full. An item that waits already keeps its place and its deadline."""
-        if item in self._waiting:
+    def push(self, item: Item) -> bool:
+        """Join the end. False: the queue is full. An item that waits already keeps its place."""
+        if item in self.waiting:
             return True
-        if len(self._waiting) >= self.size:
+        if len(self.waiting) >= self.size:
             return False
-        self._waiting[item] = now + self.timeout_s
+        self.waiting[item] = None
         return True
 
-    def first(self) -> Item | None:
-        """The one that waits longest, who stays; None: nobody waits."""
-        return next(iter(self._waiting), None)
-
-    def pop(self) -> Item | None:
-        """Take the one that waits longest; None: nobody waits. Call `expire` first."""
-        return self._waiting.popitem(last=False)[0] if self._waiting else None
-
-    def expire(self, now: float) -> list[Item]:
-        """Take out all whose deadline has passed, longest waiting first."""
-        # After a reload has shortened the timeout, deadlines are no longer in order: look at all. The queue is short.
-        late = [item for item, deadline_at in self._waiting.items() if now >= deadline_at]
-        for item in late:
-            del self._waiting[item]
-        return late
-
     def remove(self, item: Item) -> bool:
-        """Take out one that gave up; False: it did not wait."""
-        return self._waiting.pop(item, None) is not None
+        """Take out one that has its turn or gave up; False: it did not wait."""
+        return item in self.waiting and self.waiting.pop(item) is None

@@ -118,7 +118,7 @@ class Service:
         self.offer: Offer | None = None  # what clients are shown, when this service speaks TLS to them
         self.server_context: ssl.SSLContext | None = None  # towards the servers, when it speaks TLS to them
         self._pools: dict[str, ServicePool] = {}
-        self._queue: WaitQueue[Seeker] = WaitQueue(0, 0.0)
+        self._queue: WaitQueue[Seeker] = WaitQueue(0)
         self._serving = False
         self.source_slots: Mapping[SourceKey, int] = {}
         self.classes: SourceClasses | None = None
@@ -145,7 +145,7 @@ class Service:
         self.source = SourceAddress(engine, config.name, config.source, self._tell)
         has_classes = bool(config.source.classes)
         self.classes = SourceClasses(engine, config.name, config.source, self.source_slots) if has_classes else None
-        self._queue.resize(config.queue.size, config.queue.timeout_s)
+        self._queue.size = config.queue.size
         self._sessions_cell = engine.cell(slot, Count.SESSIONS)
         self._total_cell = engine.cell(slot, Count.TOTAL)
         self._refused_cell = engine.cell(slot, Count.REFUSED)
@@ -277,7 +277,7 @@ class Service:
         engine, slot = self._engine, member.slot
         ints, here = engine.ints, engine.cell(slot, _SESSIONS)
         ints[here] += 1
-        if engine.view.exceeded(slot, member.max_sessions):
+        if (member.max_sessions or slot in engine.view.limited) and engine.view.exceeded(slot, member.max_sessions):
             ints[here] -= 1
             return False
         ints[engine.cell(slot, _TOTAL)] += 1
@@ -285,8 +285,9 @@ class Service:
 
     def closed(self, session: Seeker, *, waiting: bool) -> None:
         """A session is over; somebody who waits may have its place."""
-        self.left()
-        self.release(session, waiting=waiting)
+        self._engine.ints[self._sessions_cell] -= 1
+        if waiting or session.held_table is not None or self._queue.waiting:
+            self.release(session, waiting=waiting)
 
     def left(self) -> None:
         """One connection of a client less."""
@@ -301,7 +302,7 @@ class Service:
             session.held_table = None
             if self._sources is not None and session.held_key == session.address:
                 self._sources.closed(session.address)
-        if self._queue:
+        if self._queue.waiting:
             self.serve_queue()
 
     def header_for(self, session: Seeker) -> bytes:
@@ -376,7 +377,7 @@ class Service:
     def wait(self, session: Seeker) -> bool:
         """Every ready server is full: wait in the queue. False when there is none or it is full too."""
         no_queue = self.classes is not None and self.classes.refuses
-        if no_queue or not self._queue.push(session, self._engine.reactor.now):
+        if no_queue or not self._queue.push(session):
             self._engine.ints[self._refused_cell] += 1
             return False
         self._engine.ints[self._queued_cell] += 1
@@ -386,7 +387,7 @@ class Service:
     def serve_queue(self) -> None:
         """Give free places to those who wait, first come first served. Also called each tick: a place that another
         worker freed is seen on the board only."""
-        if self._serving or not self._queue:  # a session that ends while it is served comes back here
+        if self._serving or not self._queue.waiting:  # a session that ends while it is served comes back here
             return
         self._serving = True
         try:
@@ -399,9 +400,9 @@ class Service:
         persistence remembers does not hold up the others."""
         alike = len(self._pools) == 1 and self._pools[""].table is None
         full: set[tuple[str, str | None, tuple[str, ...]]] = set()
-        for session in list(self._queue):
+        for session in list(self._queue.waiting):
             wants = (session.route, self._bound_to(session), session.tried)
-            if wants in full or session not in self._queue:
+            if wants in full or session not in self._queue.waiting:
                 continue
             choice = self.choose(session)
             if choice is not Refusal.ALL_FULL:

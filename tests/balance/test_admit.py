@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
 
 import pytest
 from hypothesis import given
@@ -64,83 +63,50 @@ class TestAddressLists:
 
 
 class TestWaitQueue:
-    def test_first_come_first_served(self):
-        queue = WaitQueue(3, 10.0)
-        assert [queue.push(item, 0.0) for item in "abcd"] == [True, True, True, False]
-        assert queue.first() == "a"
-        assert [queue.pop() for _ in range(4)] == ["a", "b", "c", None]
-        assert queue.first() is None
+    def test_first_come_first_served_up_to_its_size(self):
+        queue = WaitQueue(3)
+        assert [queue.push(item) for item in "abcd"] == [True, True, True, False]
+        assert list(queue.waiting) == ["a", "b", "c"]
 
-    def test_of_size_zero_takes_nobody(self):
-        assert not WaitQueue(0, 10.0).push("a", 0.0)
+    def test_size_zero_lets_nobody_wait(self):
+        assert not WaitQueue(0).push("a")
 
-    def test_patience_ends(self):
-        queue = WaitQueue(3, 10.0)
-        queue.push("a", 0.0)
-        queue.push("b", 5.0)
-        assert queue.expire(9.9) == []
-        assert queue.expire(10.0) == ["a"]
-        assert queue.expire(99.0) == ["b"]
-        assert len(queue) == 0
+    def test_who_waits_keeps_the_place(self):
+        queue = WaitQueue(2)
+        queue.push("a")
+        queue.push("b")
+        assert queue.push("a")
+        assert list(queue.waiting) == ["a", "b"]
 
-    def test_waiting_twice_gains_nothing(self):
-        queue = WaitQueue(2, 10.0)
-        queue.push("a", 0.0)
-        queue.push("b", 0.0)
-        assert queue.push("a", 9.0)
-        assert len(queue) == 2
-        assert queue.first() == "a"
-        assert queue.expire(10.0) == ["a", "b"]
-
-    def test_who_gives_up_makes_room(self):
-        queue = WaitQueue(1, 10.0)
-        queue.push("a", 0.0)
+    def test_a_place_given_up_is_free(self):
+        queue = WaitQueue(1)
+        queue.push("a")
         assert queue.remove("a")
         assert not queue.remove("a")
-        assert queue.push("b", 0.0)
-        assert "b" in queue
+        assert queue.push("b")
 
-    def test_a_reload_holds_for_those_who_come(self):
-        queue = WaitQueue(2, 100.0)
-        queue.push("a", 0.0)
-        queue.push("b", 0.0)
-        queue.resize(1, 10.0)
-        assert not queue.push("c", 0.0)
-        assert queue.expire(50.0) == []
-        assert queue.pop() == "a"
-        assert queue.pop() == "b"
-        assert queue.push("c", 50.0)
-        assert queue.expire(60.0) == ["c"]
+    def test_a_smaller_size_holds_for_those_who_come(self):
+        queue = WaitQueue(2)
+        queue.push("a")
+        queue.push("b")
+        queue.size = 1
+        assert not queue.push("c")
+        assert list(queue.waiting) == ["a", "b"]
+        queue.remove("a")
+        assert not queue.push("c")
+        queue.remove("b")
+        assert queue.push("c")
 
-    def test_a_shorter_patience_overtakes_a_longer_one(self):
-        queue = WaitQueue(3, 100.0)
-        queue.push("a", 0.0)
-        queue.resize(3, 10.0)
-        queue.push("b", 0.0)
-        assert queue.expire(10.0) == ["b"]
-
-    @given(
-        st.lists(
-            st.tuples(st.sampled_from(["push", "pop", "remove", "expire"]), st.integers(0, 6), st.integers(0, 4)),
-            max_size=60,
-        )
-    )
+    @given(st.lists(st.tuples(st.sampled_from(["push", "remove"]), st.integers(0, 6)), max_size=60))
     def test_against_a_plain_list(self, steps):
-        queue, model, now = WaitQueue(3, 5.0), OrderedDict(), 0.0
-        for step, item, seconds in steps:
-            now += seconds
+        queue, model = WaitQueue(3), []
+        for step, item in steps:
             if step == "push":
                 fits = item in model or len(model) < 3
-                assert queue.push(item, now) is fits
-                if fits:
-                    model.setdefault(item, now + 5.0)
-            elif step == "pop":
-                assert queue.pop() == (model.popitem(last=False)[0] if model else None)
-            elif step == "remove":
-                assert queue.remove(item) is (model.pop(item, None) is not None)
+                assert queue.push(item) is fits
+                if fits and item not in model:
+                    model.append(item)
             else:
-                late = [waiting for waiting, deadline in model.items() if deadline <= now]
-                assert queue.expire(now) == late
-                for waiting in late:
-                    del model[waiting]
-            assert len(queue) == len(model)
+                assert queue.remove(item) is (item in model)
+                model = [waiting for waiting in model if waiting != item]
+            assert list(queue.waiting) == model
