@@ -11,7 +11,7 @@ else can. A pool whose ready members are all ramping balances as if none were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -26,7 +26,14 @@ _WHY_BY_KEY = Schedule.SOURCE_HASH.value
 
 
 class View(Protocol):
-    """What a pool asks about the world; every number is over all workers."""
+    """What a pool asks about the world; every number is over all workers.
+
+    Attributes:
+        limited: slots for which `room` has to be asked; all others have it.
+    """
+
+    @property
+    def limited(self) -> Container[int]: ...
 
     def look(self, slot: int) -> tuple[int, float, int, float]:
         """What every pick asks of every member: availability, weight, sessions, and the instant at which its ramp
@@ -197,4 +204,6 @@ class Pool:
 
 
 def _has_room(view: View, member: PoolMember, sessions: int) -> bool:
-    return (member.max_sessions == 0 or sessions < member.max_sessions) and view.room(member.slot)
+    if member.max_sessions and sessions >= member.max_sessions:
+        return False
+    return member.slot not in view.limited or view.room(member.slot)

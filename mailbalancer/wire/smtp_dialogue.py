@@ -263,8 +263,8 @@ class Dialogue:
         Raises:
             OutOfStep: it cannot be the reply to what comes next in order.
         """
-        code = reply.code
-        if code < 400 and self._unfinished():
+        code, expects = reply.code, self.expects
+        if code < 400 and (expects is _DATA or expects is _CHUNK) and self._unfinished():
             raise OutOfStep(f"server said {reply.words()!r} before the message was sent to its end")
         if not self._under_way:
             return self._unasked(reply)
@@ -278,7 +278,7 @@ class Dialogue:
             self._under_way.popleft()
         ends_message = command is _FINAL_DOT or (verb == b"BDAT" and parse_bdat(command).last)
         self._learn(command, ends_message, code)
-        if self.expects in _WAITING:
+        if expects is _REPLY or expects is _LATER:
             self._go_on(verb, reply)
         closes = code == 421 or verb == b"QUIT"
         if closes:
@@ -440,9 +440,9 @@ class Dialogue:
             self._unknown_used |= verb not in (b"HELP", b"EXPN", b"ETRN")
 
     def _transaction(self, is_open: bool) -> None:
-        if is_open != self.in_transaction:
+        if is_open is not self.in_transaction:
             self.recipients = self.chunk_bytes = 0
-        self.in_transaction = is_open
+            self.in_transaction = is_open
 
     def _go_on(self, verb: bytes, reply: Reply) -> None:
         """What the client, which was waiting, may say now."""

@@ -16,6 +16,7 @@ from mailbalancer.worker.modes import handler_of
 from mailbalancer.worker.service import Service
 
 ACCEPTS_PER_TURN = 64
+_STREAM = int(socket.SOCK_STREAM)
 #: accept(2) failed for want of something on this machine, or because the socket does not listen any more.
 _NOT_THE_CLIENTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EBADF)
 
@@ -31,12 +32,14 @@ class Listener:
         self.paused = False
         self._engine = engine
         self._sock = sock
+        self._family = int(sock.family)
         sock.setblocking(False)
         engine.listeners_open += 1
         engine.reactor.watch_level(sock, self._accept)
 
     def _accept(self, _events: int) -> None:
-        engine, service, endpoint, accept = self._engine, self.service, self.endpoint, self._sock.accept
+        # what `socket.accept` is made of; it looks family and type up anew, and costs three times as much
+        engine, service, endpoint, accept = self._engine, self.service, self.endpoint, self._sock._accept  # type: ignore[attr-defined]
         if service.config is not self._handles:
             self._handles = service.config
             self._handler = handler_of(service.config.mode)
@@ -45,7 +48,7 @@ class Listener:
             self._pause()
         for _ in range(min(room, ACCEPTS_PER_TURN)):
             try:
-                sock, peer = accept()
+                fd, peer = accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -53,6 +56,7 @@ class Listener:
                     self._pause()
                     return
                 continue  # the client went away between its handshake and this call (accept(2), ECONNABORTED)
+            sock = socket.socket(self._family, _STREAM, 0, fd)
             sock.setblocking(False)
             try:
                 self._handler(engine, service, endpoint, sock, peer[0], peer[1])

@@ -63,7 +63,7 @@ class Say(Enum):
 
 # Looking a member of an enum up costs more than what is done with it here.
 _SHAKING, _DELAYED, _SEEKING, _OPENING, _TALKING, _RELAYING, _CLOSING, _OVER = Stage
-_FIRST_BYTE: Final = Phase.FIRST_BYTE
+_FIRST_BYTE: Final = int(Phase.FIRST_BYTE)
 _CONNECT_OK: Final = int(Count.CONNECT_OK)
 _BYTES_IN: Final = int(Count.BYTES_IN)
 _BYTES_OUT: Final = int(Count.BYTES_OUT)

@@ -33,8 +33,8 @@ _STREAM: Final = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 # Looking a member of an enum up costs more than what is done with it here.
 _SESSIONS: Final = int(Count.SESSIONS)
 _CONNECT_OK: Final = int(Count.CONNECT_OK)
-_CONNECT: Final = Phase.CONNECT
-_TOTAL: Final = Phase.TOTAL
+_CONNECT: Final = int(Phase.CONNECT)
+_TOTAL: Final = int(Phase.TOTAL)
 
 
 class Placement:

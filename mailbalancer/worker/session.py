@@ -45,7 +45,7 @@ class Stage(IntEnum):
 
 # Looking a member of an enum up costs more than what is done with it here.
 _PROXY_HEADER, _CLIENT_HELLO, _SEEKING, _RELAYING, _OVER = Stage
-_FIRST_BYTE = Phase.FIRST_BYTE
+_FIRST_BYTE = int(Phase.FIRST_BYTE)
 
 
 class Session(Placement):

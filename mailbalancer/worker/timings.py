@@ -29,8 +29,8 @@ class Timings:
         self._floats = board.floats
         self._at = board.timing(worker, 0, Phase.QUEUE)
 
-    def took(self, slot: int, phase: Phase, seconds: float) -> None:
-        """One more that took so long there."""
+    def took(self, slot: int, phase: int, seconds: float) -> None:
+        """One more that took so long there; `phase` as in `ipc.board.Phase`."""
         at = self._at + slot * TIMING + phase * PHASE
         self._ints[at + bisect_left(BOUNDS_S, seconds)] += 1
         self._floats[at + _SUM] += seconds

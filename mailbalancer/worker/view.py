@@ -6,17 +6,25 @@ Refuses to know: schedules and persistence (`balance`).
 
 from __future__ import annotations
 
+from typing import Final
+
 from mailbalancer.ipc.board import COUNT, SLOT, Board, Count, Slot
+
+_WEIGHT: Final = Slot.WEIGHT - Slot.AVAILABILITY
+_RAMP_AT: Final = Slot.RAMP_AT - Slot.AVAILABILITY
 
 
 class BoardView:
-    """`balance.pool.View` over the board. Every method is on the path of a new connection."""
+    """`balance.pool.View` over the board. Every method is on the path of a new connection.
+
+    Attributes:
+        limited: real servers with a limit of their own: slot → (limit, every slot of the same real server).
+    """
 
     def __init__(self, board: Board, worker: int) -> None:
         self._ints = board.ints
         self._floats = board.floats
         self._availability = board.slot(0, Slot.AVAILABILITY)
-        self._weight = board.slot(0, Slot.WEIGHT)
         self._forwarded = board.slot(0, Slot.FORWARDED)
         self._ramp_at = board.slot(0, Slot.RAMP_AT)
         self._ramp_s = board.slot(0, Slot.RAMP_S)
@@ -25,17 +33,18 @@ class BoardView:
         self._takens = [board.count(w, 0, Count.RAMP_TAKEN) for w in range(board.workers)]
         self._own_credit = self._credits[worker]
         self._own_taken = self._takens[worker]
-        self._limits: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self.limited: dict[int, tuple[int, tuple[int, ...]]] = {}
 
     def set_limits(self, limits: dict[int, tuple[int, tuple[int, ...]]]) -> None:
         """Real servers with a limit of their own: slot → (limit, every slot of the same real server)."""
-        self._limits = limits
+        self.limited = limits
 
     def look(self, slot: int) -> tuple[int, float, int, float]:
-        ints, floats, at, offset, sessions = self._ints, self._floats, slot * SLOT, slot * COUNT, 0
+        ints, floats, at = self._ints, self._floats, self._availability + slot * SLOT
+        sessions, offset = 0, slot * COUNT
         for column in self._sessions:
             sessions += ints[column + offset]
-        return ints[self._availability + at], floats[self._weight + at], sessions, floats[self._ramp_at + at]
+        return ints[at], floats[at + _WEIGHT], sessions, floats[at + _RAMP_AT]
 
     def availability(self, slot: int) -> int:
         return self._ints[self._availability + slot * SLOT]
@@ -47,14 +56,14 @@ class BoardView:
         return total
 
     def room(self, slot: int) -> bool:
-        limit = self._limits.get(slot)
+        limit = self.limited.get(slot)
         return limit is None or self._together(limit[1]) < limit[0]
 
     def exceeded(self, slot: int, max_sessions: int) -> bool:
         """Whether there are more sessions than a limit allows: that of the pool, or that of the real server."""
         if max_sessions and self.sessions(slot) > max_sessions:
             return True
-        limit = self._limits.get(slot)
+        limit = self.limited.get(slot)
         return limit is not None and self._together(limit[1]) > limit[0]
 
     def _together(self, slots: tuple[int, ...]) -> int:

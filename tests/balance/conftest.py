@@ -17,6 +17,7 @@ class World:
         self.weights = [1.0] * members
         self.counts = [0] * members
         self.rooms = [True] * members
+        self.limited = range(members)
         self.ramps = [(0.0, 0.0)] * members
         self.credits = [0.0] * members
         self.taken = [0] * members
