@@ -46,7 +46,7 @@ class Record:
     flip: Flipped | None = None
     flip_at: float = 0.0  # wall clock: people read it
     connects: tuple[int, int] = (0, 0)  # succeeded and failed, as last seen on the board
-    failure: str = ""  # why a server that was connected to would not serve, as sessions said since the last look
+    failure: str = ""  # why it would not serve, as sessions said since a connect was good
     barred: str = ""  # why nobody is sent there, however healthy it is; empty: it is not barred
 
     @property
@@ -161,7 +161,8 @@ class Members:
             if record.connects != before and record.is_checked:
                 ok, failed = (new - old for new, old in zip(record.connects, before, strict=True))
                 if ok + failed > 0:
-                    reason, record.failure = record.failure or "connects fail", ""
+                    record.failure = "" if ok > 0 else record.failure
+                    reason = record.failure or "connects fail"
                     self._happened(record, record.state.observe_traffic(max(ok, 0), max(failed, 0), reason, now))
 
     def remarked(self, key: MemberKey, kind: str, reason: str, now: float) -> None:

@@ -377,6 +377,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        self._workers.hear()  # why connects failed that the board has counted
         self._members.poll_traffic(now)
         self._members.tick(now)
         self._l4.tick(now)

@@ -212,6 +212,12 @@ class Workers:
 
     # its channel
 
+    def hear(self) -> None:
+        """Take what workers have said by now: it may explain what is seen on the board."""
+        for worker in self._places:
+            if worker.life is not None and worker.life.hears:
+                self._receive(worker, worker.life)
+
     def _receive(self, worker: Worker, life: Life) -> None:
         try:
             frames = life.channel.receive()

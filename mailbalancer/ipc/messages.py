@@ -182,8 +182,8 @@ class Remark:
     """What a real server said to a session about itself.
 
     Attributes:
-        kind: `maintenance` (421 4.3.2), `back_pressure` (452 4.3.1) or `failure` (it would not serve the session,
-            which is counted on the board; these are the words for it).
+        kind: `maintenance` (421 4.3.2), `back_pressure` (452 4.3.1) or `failure` (it could not be connected to, or
+            would not serve the session, which is counted on the board; these are the words for it).
         reason: one phrase for an administrator.
     """
 

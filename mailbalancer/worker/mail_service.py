@@ -15,7 +15,7 @@ from mailbalancer.balance.mail_policy import Policy
 from mailbalancer.balance.persist import Table
 from mailbalancer.balance.source_limits import SourceLimits
 from mailbalancer.ipc.board import Availability
-from mailbalancer.ipc.messages import Offered, Remark, Up
+from mailbalancer.ipc.messages import Offered, Up
 from mailbalancer.model import MemberKey
 from mailbalancer.wire.smtp_answers import render_greeting
 from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, either, lines_of, parse_lines, shown
@@ -23,15 +23,13 @@ from mailbalancer.wire.smtp_data import BareNewlines
 from mailbalancer.wire.smtp_dialogue import Rules
 from mailbalancer.wire.smtp_opening import Plan
 from mailbalancer.worker.engine import BUFFER_BYTES, Engine
-from mailbalancer.worker.service import Service, Target
+from mailbalancer.worker.service import Service
 from mailbalancer.worker.stream import RECORD_BYTES
 
 if TYPE_CHECKING:
     from mailbalancer.worker.mail_session import MailSession
     from mailbalancer.worker.reverse_names import ReverseNames
 
-#: The same remark about the same server is not repeated within this time.
-REMARK_S = 0.5
 #: Replies to EHLO whose answer is remembered. Servers say the same to everybody, or nearly so.
 SHOWN_KEPT = 64
 _READY = int(Availability.READY)
@@ -47,7 +45,6 @@ class MailService(Service):
         self.names: ReverseNames | None = None  # of clients, for XCLIENT
         self._capabilities: dict[str, Capabilities] = {}
         self._shown: dict[tuple[str, tuple[bytes, ...], bool, bool], Capabilities] = {}
-        self._remarked: dict[tuple[str, str], float] = {}
 
     def configure(
         self,
@@ -190,13 +187,6 @@ class MailService(Service):
             and session.held_table is None
             and self.has_another(session)
         )
-
-    def remark(self, target: Target, kind: str, reason: str) -> None:
-        """Tell the supervisor what a server said; `kind` as in `Remark`."""
-        now = self._engine.reactor.now
-        if now - self._remarked.get((target.name, kind), -REMARK_S) >= REMARK_S:
-            self._remarked[target.name, kind] = now
-            self._tell(Remark(self.name, "", target.name, kind, reason))
 
     def count_refused(self) -> None:
         """A client was turned away."""

@@ -158,6 +158,7 @@ class Placement:
         self.last_failure = f"{target.name}: {failure}"
         engine = self._engine
         if blame:
+            self.service.remark(target, "failure", failure, self.route)  # before it is counted: the words belong to it
             engine.ints[engine.cell(target.slot, Count.CONNECT_FAILED)] += 1
         self.tried += (target.name,)
         self.seek()

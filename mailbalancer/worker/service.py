@@ -22,7 +22,7 @@ from mailbalancer.balance.imbalance import SourceCounter
 from mailbalancer.balance.persist import Table, select
 from mailbalancer.balance.pool import Choice, Pool, PoolMember, Refusal
 from mailbalancer.ipc.board import Count
-from mailbalancer.ipc.messages import Bound, Imbalance, Up
+from mailbalancer.ipc.messages import Bound, Imbalance, Remark, Up
 from mailbalancer.model import Endpoint, MemberKey, Mode, SourceKey
 from mailbalancer.tls import verify
 from mailbalancer.tls.offer import Offer
@@ -32,6 +32,8 @@ from mailbalancer.worker.source_address import SourceAddress
 from mailbalancer.worker.source_classes import SourceClasses
 from mailbalancer.worker.timings import tls_counts
 
+#: The same remark about the same server is not repeated within this time.
+REMARK_S = 0.5
 #: How often a session chooses when other workers take the place it was given in the same moment.
 CHOICES = 3
 # Looking a member of an enum up costs more than what is done with it here.
@@ -123,6 +125,7 @@ class Service:
         self.source_slots: Mapping[SourceKey, int] = {}
         self.classes: SourceClasses | None = None
         self._sources: SourceCounter | None = None
+        self._remarked: dict[tuple[str, str, str], float] = {}
 
     def configure(
         self,
@@ -371,6 +374,15 @@ class Service:
         report = self._sources.observe(total)
         if report is not None:
             self._tell(Imbalance(self.name, report.source, report.sessions, total))
+
+    # ------------------------------------------------------------ what servers say
+
+    def remark(self, target: Target, kind: str, reason: str, route: str = "") -> None:
+        """Tell the supervisor what a server said, or why it cannot be connected to; `kind` as in `Remark`."""
+        now, about = self._engine.reactor.now, (route, target.name, kind)
+        if now - self._remarked.get(about, -REMARK_S) >= REMARK_S:
+            self._remarked[about] = now
+            self._tell(Remark(self.name, route, target.name, kind, reason))
 
     # ------------------------------------------------------------ queue
 

@@ -295,6 +295,22 @@ def test_a_failure_is_the_words_for_connects_that_are_counted(house: House) -> N
     assert "greeted with 421 4.7.0 Busy (3 sessions" in house.last()
 
 
+def test_the_words_last_until_a_connect_is_good(house: House) -> None:
+    house.observe(EX1, UP)
+    house.members.remarked(EX1, "failure", "connection refused", NOW)
+    for poll in range(3):  # they are said once, and the connects they belong to are counted in more than one poll
+        house.connects(EX1, ok=0, failed=1)
+        house.members.poll_traffic(NOW + poll)
+    assert "connection refused (3 sessions" in house.last()
+    house.observe(EX2, UP)
+    house.members.remarked(EX2, "failure", "connection refused", NOW)
+    house.connects(EX2, ok=1, failed=0)
+    house.members.poll_traffic(NOW)
+    house.connects(EX2, ok=0, failed=3)
+    house.members.poll_traffic(NOW)
+    assert "connects fail (3 sessions" in house.last()
+
+
 def test_without_a_check_a_remark_changes_nothing(house: House) -> None:
     house.run(config(service(check=Check("none"))))
     house.members.remarked(EX1, "maintenance", "421 4.3.2 No", NOW)
