@@ -124,7 +124,23 @@ def known_of(service: Service, member: Member, status: Mapping[str, Any] | None,
         check=str(check.get("reason", "")),
         admin=AdminState(found["admin"]),
         way=_way(found.get("way_back")),
+        on_vip=_way(found.get("through_vip")),
+        claims=_claims(service, status),
         mss=mss,
+    )
+
+
+def _claims(service: Service, status: Mapping[str, Any] | None) -> str:
+    """Who answers ARP for an address of this service beside us, in words."""
+    doors = {door.host for door in service.doors}
+    claims: Iterable[Mapping[str, Any]] = ((status or {}).get("network") or {}).get("claims", ())
+    found = [claim for claim in claims if claim["address"] in doors]
+    if not found:
+        return ""
+    who = " and ".join(f"{claim['who']} ({claim['mac']})" for claim in found)
+    return (
+        f"{who} answers ARP for {found[0]['address']}, so some clients go there past the balancer; it must keep quiet "
+        f"about that address (`mailbalancer realserver {service.name}` prints how)"
     )
 
 

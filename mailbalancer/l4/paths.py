@@ -231,6 +231,8 @@ class _Way:
         refusal = self._refused_here() or self._unreachable() or self._not_sent()
         if refusal is not None:
             return refusal
+        if self._known.claims:
+            return _Judgement(Outcome.UNKNOWN, self._known.claims, _TO_US)
         if self._past_us:
             return self._judge_past_us()
         if self._network.route_to(self._client) is None:
@@ -325,8 +327,6 @@ class _Way:
 
     def _judge_past_us(self) -> _Judgement:
         name, vip, found = self._name, self._vip.host if self._vip else "", self._known.on_vip
-        if self._known.claims:
-            return _Judgement(Outcome.UNKNOWN, self._known.claims, _TO_US)
         if found is None:
             needs = "and does not answer ARP for it" if self._forward is Forward.DSR else "and ends the tunnel"
             said = f"{name} must have {vip} on its loopback interface {needs}; then it answers {self._client} itself"
