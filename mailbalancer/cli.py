@@ -1168,21 +1168,36 @@ def _status_if_running(config: Config) -> Any:
         return None
 
 
-@commands.command(short_help="Print what is to be set up on real servers.")
+@commands.command(short_help="Print what is to be set up on real servers, or verify it.")
 @_config_option
 @click.option("--os", "system", type=click.Choice(["debian", "rhel", "windows"]), default="debian", show_default=True)
+@click.option("--verify", is_flag=True, help="Look from here whether it is set up; needs root.")
+@_json_option
 @click.argument("service")
-def realserver(config: str, system: str, service: str) -> None:
-    """Print what every real server of a service needs: gateway, loopback address, tunnel.
+@click.argument("real_server", default="")
+def realserver(config: str, system: str, verify: bool, as_json: bool, service: str, real_server: str) -> None:
+    """Print what every real server of a service (or one of them) needs: gateway, loopback address, tunnel.
+
+    With --verify it is seen from here whether that is so; the exit code is 1 when something is not.
 
     \b
     Example:
       mailbalancer realserver dns --os windows
+      mailbalancer realserver dns ns1 --verify
     """
+    from mailbalancer.control import verifying
     from mailbalancer.control.explaining import real_server_lines
 
-    for line in real_server_lines(_load(config), service, system):
-        _say(line)
+    loaded = _load(config)
+    if not verify:
+        lines = real_server_lines(loaded, service, system, real_server)
+        return _print_json(lines) if as_json else _say("\n".join(lines))
+    found = verifying.verified(_service(config, None, service), real_server)
+    if as_json:
+        _print_json([dataclasses.asdict(one) for one in found])
+    else:
+        _say(verifying.text(found))
+    sys.exit(0 if all(one.verdict != "bad" for one in found) else 1)
 
 
 @commands.command(short_help="Capture both sides of a client's connections, and say what was seen.")

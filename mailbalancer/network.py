@@ -85,6 +85,17 @@ class Network:
         fitting = [r for r in self.routes if r.network.version == address.version and address in r.network]
         return min(fitting, key=lambda route: (-route.network.prefixlen, route.metric), default=None)
 
+    def source_to(self, address: IPAddress) -> IPAddress | None:
+        """The address of ours that connections to this one leave from; one that stands alone is a service's."""
+        route = self.route_to(address)
+        own = [
+            own
+            for interface, own in self.addresses()
+            if route and interface.name == route.device and own.version == address.version and not own.ip.is_link_local
+        ]
+        own.sort(key=lambda one: one.network.prefixlen == one.max_prefixlen)
+        return own[0].ip if own else None
+
     def neighbour(self, address: IPAddress) -> Neighbour | None:
         """The machine with this address, if it has been seen."""
         return next((n for n in self.neighbours if n.address == address and n.mac), None)

@@ -52,16 +52,16 @@ def members_of(service: Service, server: str = "") -> list[Member]:
     return found
 
 
-def real_server_lines(config: Config, service: str, system: str) -> list[str]:
-    """What is to be typed on every real server of a service.
+def real_server_lines(config: Config, service: str, system: str, server: str = "") -> list[str]:
+    """What is to be typed on every real server of a service, or on the one that is named.
 
     Raises:
-        MailbalancerError: there is no such service.
+        MailbalancerError: there is no such service or server.
     """
     found = _service(config, service)
     network = network_now()
     lines: list[str] = []
-    for member in {m.endpoint.host: m for pool in found.pools() for m in pool.members}.values():
+    for member in {m.endpoint.host: m for m in members_of(found, server)}.values():
         lines += [f"# ---- {member.real_server}", *setup(found, system, _facts(found, member, network)), ""]
     return lines
 
@@ -80,17 +80,7 @@ def _facts(service: Service, member: Member, network: Network) -> Facts:
 
 def own_address_towards(member: Member, network: Network) -> str:
     """The address of ours that leads to a real server; empty: there is none."""
-    server = ipaddress.ip_address(member.endpoint.host)
-    route = network.route_to(server)
-    own = (
-        own.ip
-        for interface, own in network.addresses()
-        if route is not None
-        and interface.name == route.device
-        and own.version == server.version
-        and not own.ip.is_link_local
-    )
-    return str(next(own, ""))
+    return str(network.source_to(ipaddress.ip_address(member.endpoint.host)) or "")
 
 
 def tunnel_mss(service: Service, member: Member, network: Network) -> int:
@@ -145,7 +135,9 @@ def _claims(service: Service, status: Mapping[str, Any] | None) -> str:
 
 
 def _way(found: Mapping[str, Any] | None) -> WayBack | None:
-    return WayBack(Verdict(found["verdict"]), str(found["reason"])) if found else None
+    if not found:
+        return None
+    return WayBack(Verdict(found["verdict"]), str(found["reason"]), bool(found.get("far_only")))
 
 
 def _status_of(service: str, member: Member, status: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

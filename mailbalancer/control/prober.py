@@ -92,7 +92,8 @@ class Prober(ABC):
         if standing is None:
             return None
         ago_s = round(time.monotonic() - standing.at, 1)
-        return {"verdict": str(standing.way.verdict), "reason": standing.way.reason, "ago_s": ago_s}
+        way = standing.way
+        return {"verdict": str(way.verdict), "reason": way.reason, "far_only": way.far_only, "ago_s": ago_s}
 
     async def _probe(self, record: Record) -> None:
         self._stands(record, await self.judge(record))

@@ -3,6 +3,9 @@
 The frame has the service's address as destination and the server's hardware address (or goes into its tunnel), so a
 server without the address on its loopback is found: up on its own address, a black hole for clients.
 
+Then it knocks as from far away: that answer must not pass here, or the server's gateway is the balancer, and clients of
+other networks get no answer.
+
 Decides: what is sent to a service of which kind, how often until silence counts, and what silence says.
 Refuses to know: frames (`host.knock`), and what becomes of a server that does not answer (`l4_engine`).
 """
@@ -19,6 +22,7 @@ from typing import ClassVar
 
 from mailbalancer.control.checks.dns import asked_in_one_datagram
 from mailbalancer.control.events import Events
+from mailbalancer.control.gateway_probe import far_address
 from mailbalancer.control.host_plan import TUNNEL_DEVICES, tunnel_mac
 from mailbalancer.control.members import Record
 from mailbalancer.control.prober import Prober
@@ -71,10 +75,15 @@ class VipProbe(Prober):
             return WayBack(Verdict.UNKNOWN, place)
         knock = _knock(service, record, vip, (place[0], next(self._ports)))
         try:
-            heard = await self._ask(knock, place[1:], record.pool.check.timeout_s)
+            way = _judged(knock, server, await self._ask(knock, place[1:], record.pool.check.timeout_s))
+            if way.verdict is Verdict.GOOD:
+                far = far_address(network, knock.version, service.source.probe_addresses)
+                knock = _knock(service, record, vip, (far, next(self._ports)))
+                if await self._ask(knock, place[1:], record.pool.check.timeout_s) is not None:
+                    return _through_us(server, far)
         except HostError as error:
             return WayBack(Verdict.UNKNOWN, str(error))
-        return _judged(knock, server, heard)
+        return way
 
     async def _ask(self, knock: Knock, where: tuple[str, str, str], timeout_s: float) -> Heard | None:
         ear = Ear(knock.source, knock.address)
@@ -84,6 +93,8 @@ class VipProbe(Prober):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(timeout_s / KNOCKS):
                         return await _answer(ear, knock, where)
+            if end := knock.abandon():
+                send(end, *where)
             return None
         finally:
             ear.close()
@@ -115,6 +126,12 @@ def _judged(knock: Knock, server: str, heard: Heard | None) -> WayBack:
         f"{server} is up on its own address and silent on {door}: {knock.address} is missing on its loopback, or "
         "something drops the packets",
     )
+
+
+def _through_us(server: str, far: str) -> WayBack:
+    """Clients on the server's own segment get their answers directly; the others' come to us, where they are a loop."""
+    said = f"the answer of {server} to {far} comes to the balancer, which drops it"
+    return WayBack(Verdict.BAD, f"{said}; its gateway must be another router", far_only=True)
 
 
 def _addresses(service: Service, record: Record) -> list[str]:

@@ -72,6 +72,10 @@ class Knock:
             return b""
         return self._ip(_TCP, self._segment(_RST, struct.unpack_from("!I", segment, 8)[0], 0))
 
+    def abandon(self) -> bytes:
+        """What closes a half-open connection whose answer went elsewhere; empty: there can be none."""
+        return self._ip(_TCP, self._segment(_RST, 2, 0)) if self.protocol == "tcp" else b""
+
     def heard(self, packet: bytes) -> Heard | None:
         """What a packet from `address` to `source` says about this knock."""
         payload = _payload(packet)

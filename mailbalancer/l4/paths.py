@@ -183,22 +183,18 @@ class _Way:
         networks = [*self._service.source.balancer_for, *([segment[1]] if segment else [])]
         return next((str(n) for n in networks if n.version == self._client.version and self._client in n), "")
 
+    def _on_its_segment(self) -> bool:
+        """Whether the client is in the server's own network, so that its gateway does not matter."""
+        segment = self._network.segment_of(self._server)
+        return segment is not None and self._client.version == segment[1].version and self._client in segment[1]
+
     def _ours_towards_server(self) -> str:
         if self._service.l4 and self._service.l4.snat_address:
             return self._service.l4.snat_address
         classed = self._class_addresses()
         if classed:
             return classed[0]
-        route = self._network.route_to(self._server)
-        found = [
-            own.ip
-            for interface, own in self._network.addresses()
-            if route
-            and interface.name == route.device
-            and own.version == self._server.version
-            and not own.ip.is_link_local
-        ]
-        return str(found[0]) if found else "the balancer's address"
+        return str(self._network.source_to(self._server) or "the balancer's address")
 
     def _class_addresses(self) -> tuple[str, ...]:
         """Addresses that connections of this client's class leave from."""
@@ -332,7 +328,7 @@ class _Way:
             said = f"{name} must have {vip} on its loopback interface {needs}; then it answers {self._client} itself"
             remedy = f"`mailbalancer realserver {self._service.name}` prints how"
             return _Judgement(Outcome.UNKNOWN, f"{said} ({remedy})", _BACK)
-        if found.verdict is Verdict.GOOD:
+        if found.verdict is Verdict.GOOD or (found.far_only and self._on_its_segment()):
             return _Judgement(Outcome.WORKS, f"{name} answers on {vip}, so it answers {self._client} itself, past us")
         return _Judgement(Outcome(_OUTCOMES[found.verdict]), found.reason, _BACK)
 

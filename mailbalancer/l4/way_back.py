@@ -54,10 +54,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class WayBack:
-    """The judgement on one real server."""
+    """The judgement on one real server; `far_only`: it holds for clients of other networks than the server's."""
 
     verdict: Verdict
     reason: str
+    far_only: bool = False
 
 
 def judge(server: str, expected: str, far: Probe, near: Probe | None) -> WayBack:

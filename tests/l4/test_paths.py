@@ -185,6 +185,13 @@ def test_through_the_address_of_the_service(known: Known, outcome: Outcome, says
     assert says in path.sentence
 
 
+def test_a_gateway_does_not_matter_on_the_segment() -> None:
+    near = replace(MEMBER, endpoint=Endpoint("10.0.1.11", 25))
+    through_us = Known(True, on_vip=WayBack(Verdict.BAD, "through us; its gateway", far_only=True))
+    outcomes = [explain(service(Forward.DSR), c, near, NETWORK, through_us).outcome for c in ("10.0.1.5", "10.9.0.5")]
+    assert outcomes == [Outcome.WORKS, Outcome.FAILS]
+
+
 def test_a_real_server_is_no_client_of_its_own_service() -> None:
     near = replace(MEMBER, endpoint=Endpoint("10.0.1.11", 25))
     assert "never leaves it" in explain(service(Forward.DSR), "10.0.1.11", near, NETWORK, GOOD).sentence

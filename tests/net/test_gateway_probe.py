@@ -125,6 +125,7 @@ def test_another_address_can_be_probed_from(farm: Farm, version: int, named: str
         assert judged(balancer, "s1") | {"ago_s": 0} == {
             "verdict": "good",
             "reason": f"{config['real_servers']['s1']} answers {named} through the balancer",
+            "far_only": False,
             "ago_s": 0,
         }
         config["services"]["mail"]["source"] = {}

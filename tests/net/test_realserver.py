@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,105 @@ def test_a_tunnel_and_its_segments(world: World, tmp_path: Path) -> None:
         talk = Talk(farm.client, VIP)
         assert talk.take(100 * KILOBYTE) == pattern_digest(100 * KILOBYTE)
         talk.give(bytes(100 * KILOBYTE))
+
+
+# seen from outside
+
+
+def verified(machine: Machine, balancer: Balancer, name: str = "s1") -> dict[str, dict[str, str]]:
+    """The answers by their questions."""
+    words = ["realserver", "mail", name, "--verify", "--json", "-c", str(balancer.config_file)]
+    done = machine.attempt(sys.executable, "-m", "mailbalancer", *words)
+    assert done.stdout, done.stderr
+    answers: list[dict[str, str]] = json.loads(done.stdout)
+    assert done.returncode == any(one["verdict"] == "bad" for one in answers)
+    return {one["what"]: one for one in answers}
+
+
+def verdicts(answers: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {what: one["verdict"] for what, one in answers.items()}
+
+
+@pytest.mark.parametrize(("server", "vip"), [("10.0.1.11", VIP), ("fd00:1::11", VIP6)], ids=["IPv4", "IPv6"])
+def test_verified_direct_server_return(world: World, tmp_path: Path, server: str, vip: str) -> None:
+    segment = Segment(world, tmp_path)
+    segment.serve()
+    machine, listen = segment.servers["s1"], f"[{vip}]:{PORT}" if ":" in vip else f"{vip}:{PORT}"
+    with segment.balanced(config("dsr", {"s1": server}, listen)) as balancer:
+        well = verified(segment.balancer, balancer)
+        assert verdicts(well) == dict.fromkeys(
+            (
+                "its own address",
+                "same segment",
+                "the service's address",
+                "gateway",
+                "segment size",
+                "silence",
+                "packet size",
+            ),
+            "good",
+        )
+        assert well["packet size"]["text"] == "packets of 1500 bytes reach it in one piece"
+        machine.route("default", "fd00:1::1" if ":" in vip else "10.0.1.1")
+        assert "comes to the balancer, which drops it" in verified(segment.balancer, balancer)["gateway"]["text"]
+        machine.run("ip", "address", "del", f"{vip}/{128 if ':' in vip else 32}", "dev", "lo")
+        gone = verified(segment.balancer, balancer)["the service's address"]
+        assert (gone["verdict"], gone["text"]) == ("bad", f"it is silent on {listen}")
+        assert "put that address on its loopback interface" in gone["remedy"]
+
+
+def test_verified_that_it_answers_arp(world: World, tmp_path: Path) -> None:
+    segment = Segment(world, tmp_path)
+    segment.serve()
+    for place in ("all", "eth0"):
+        segment.servers["s1"].sysctl(f"net.ipv4.conf.{place}.arp_ignore", "0")
+    with segment.balanced(config("dsr", {"s1": "10.0.1.11", "s2": "10.0.1.12"}, f"{VIP}:{PORT}")) as balancer:
+        loud, quiet = (verified(segment.balancer, balancer, name)["silence"] for name in ("s1", "s2"))
+        assert (loud["verdict"], loud["text"]) == ("bad", f"it answers ARP for {VIP}")
+        assert quiet["verdict"] == "good"
+
+
+def test_verified_gateway(farm: Farm) -> None:
+    farm.serve()
+    farm.servers["s2"].run("ip", "-4", "route", "del", "default")
+    with farm.balanced(config("transparent", dict(SERVERS), f"{VIP}:{PORT}")) as balancer:
+        good, bad = (verified(farm.balancer, balancer, name)["gateway"] for name in SERVERS)
+        assert (good["verdict"], bad["verdict"]) == ("good", "bad")
+        assert "set its gateway to 10.0.2.1" in bad["remedy"]
+        words = ["realserver", "mail", "--verify", "-c", str(balancer.config_file)]
+        said = farm.balancer.attempt(sys.executable, "-m", "mailbalancer", *words)
+        assert said.returncode == 1
+        assert [line for line in said.stdout.splitlines() if line.startswith("#")] == ["# ---- s1", "# ---- s2"]
+        assert balancer.real_server("mail", "s1")["way_back"]["verdict"] == "good", "the probe was not disturbed"
+
+
+def test_verified_sizes(world: World, tmp_path: Path) -> None:
+    """Through a tunnel over a router with a smaller MTU."""
+    farm = Farm(world, tmp_path)
+    site = world.switch("site")
+    farm.router.plug(site, "eth2", "10.8.0.1/24")
+    machine = world.machine("site-s1")
+    machine.plug(site, "eth0", "10.8.0.11/24")
+    machine.route("default", "10.8.0.1")
+    serve(machine, "s1", farm.log("s1"))
+    with farm.balanced(config("tunnel", {"s1": "10.8.0.11"}, f"{VIP}:{PORT}")) as balancer:
+        eventually(lambda: balancer.real_server("mail", "s1")["up"], 10.0, "s1 is up")
+        type_in(machine, printed(farm.balancer, balancer)["s1"])
+        assert set(verdicts(verified(farm.balancer, balancer)).values()) == {"good"}
+        machine.run("ip", "route", "change", "default", "via", "10.8.0.1")
+        farm.router.run("ip", "link", "set", "eth2", "mtu", "1400")
+        found = verified(farm.balancer, balancer)
+        assert (found["segment size"]["verdict"], found["packet size"]["verdict"]) == ("bad", "bad")
+        assert found["segment size"]["remedy"] == "add `advmss 1410` to its default route"
+        assert found["packet size"]["text"] == "packets of 1500 bytes do not reach it, such of 1400 do"
+        assert "`advmss 1310`" in found["packet size"]["remedy"]
+
+
+def test_verified_what_is_not_there(farm: Farm) -> None:
+    with farm.balanced(config("snat", dict(SERVERS), f"{VIP}:{PORT}")) as balancer:
+        found = verified(farm.balancer, balancer)
+        assert found["its own address"]["text"] == "10.0.2.11:25 refuses connections"
+        assert list(found) == ["its own address", "packet size"]
+        words = ["realserver", "mail", "s9", "--verify", "-c", str(balancer.config_file)]
+        said = farm.balancer.attempt(sys.executable, "-m", "mailbalancer", *words)
+        assert "service mail has no real server 's9'; it has: s1, s2" in said.stderr
