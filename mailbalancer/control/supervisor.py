@@ -34,6 +34,7 @@ from mailbalancer.control.explaining import explained
 from mailbalancer.control.host_plan import needed_capabilities
 from mailbalancer.control.imbalance import Imbalances
 from mailbalancer.control.l4_engine import L4Engine, changes_host, ledger_path
+from mailbalancer.control.limits import LimitWatch
 from mailbalancer.control.listeners import Listeners
 from mailbalancer.control.maintenance import Maintenance
 from mailbalancer.control.members import Members, Record
@@ -112,6 +113,7 @@ class Supervisor:
         self._board = board
         self._door = door
         self._as_root = ""  # a warning that stands as long as we run
+        self._warned: tuple[str, ...] = ()  # of the configuration, said already
         self._later: list[str] = []  # settings of the file that wait for a restart
         self._ready = False
         self._workers = Workers(board, log, events, worker_main)
@@ -192,6 +194,7 @@ class Supervisor:
         self._members = Members(self._board, self._events, self._drop, saved.wanted, saved.not_ready, saved.drains)
         self._maintenance = Maintenance(self._members, self._events, self._sessions_at, self._save)
         self._maintenance.restore(saved.maintenance)
+        self._limits = LimitWatch(self._board, self._events)
         slots = Slots(self._board)
         self._l4 = L4Engine(self._members, self._events, RealCommands(), ledger_path(self._config))
         self._rollout = Rollout(
@@ -329,9 +332,13 @@ class Supervisor:
             self._log.configure(config.log)
         self._config = config
         for warning in config.warnings:
-            self._events.warning(warning)
+            if warning not in self._warned:  # those that stand already are no news
+                self._events.warning(warning)
+        self._warned = config.warnings
         self._imbalances.follow(config)
         self._maintenance.follow(config)
+        if self._rollout.running is not None:
+            self._limits.follow(config, self._rollout.running.allocation)
         self._offers.follow(config)
         self._watch.follow(config, self._certificates.running)
         self._scheduler.apply(self._members.checks())
@@ -382,6 +389,7 @@ class Supervisor:
         self._members.tick(now)
         self._l4.tick(now)
         self._maintenance.tick(now, time.time())
+        self._limits.tick(now)
         self._log.flush()
         asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
