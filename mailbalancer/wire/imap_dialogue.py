@@ -12,11 +12,11 @@ the line readers of both sides, then all bytes, unseen.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
-from mailbalancer.wire.imap_greeting import BadServer, Own, Showing, show
+from mailbalancer.wire import mailbox
+from mailbalancer.wire.imap_greeting import Own, show
+from mailbalancer.wire.mailbox import BadServer, Expect, Rules, Turn
 
 #: Longest line of a client before the login: AUTHENTICATE with an initial response (a Kerberos ticket).
 MAX_CLIENT_LINE_BYTES: Final = 65536
@@ -34,67 +34,13 @@ _LOGINS: Final = frozenset((b"LOGIN", b"AUTHENTICATE"))
 _FORWARDING_FIELD: Final = re.compile(rb"\\|x-(?:originating|connected|proxy|session|forward)", re.IGNORECASE)
 
 
-class Expect(Enum):
-    """What the next bytes of the client are."""
+class Dialogue(mailbox.Dialogue):
+    """One IMAP session before its login."""
 
-    COMMAND = "a command line"
-    REST = "the rest of a line behind a literal"
-    LITERAL = "the bytes of a literal"  # `literal_bytes` of them; pass them on, then `literal_ended`
-    WAIT = "nothing that is read now"  # leave it where it is until a line of the server changes this
-    STARTTLS = "silence until TLS begins"  # bytes now: `Own.OUT_OF_STEP`, close both sides
-    TLS = "a TLS handshake"  # bytes read before it: close both sides (STARTTLS injection)
-    AUTH_LINE = "a line of an AUTHENTICATE exchange"
-    RELAY = "whatever follows the login"
-    END = "nothing more"
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What this service allows. `starttls`: we offer it; `tls_required`: no password without TLS."""
-
-    starttls: bool = False
-    tls_required: bool = False
-    hide: frozenset[bytes] = frozenset()
-
-
-class Turn(NamedTuple):
-    """What one line leads to: bytes for the server, bytes for the client, and whether the session ends then."""
-
-    to_server: bytes = b""
-    to_client: bytes = b""
-    closes: bool = False
-
-
-class Dialogue:
-    """The state of one session before its login.
-
-    Attributes:
-        expects: what the next bytes of the client are.
-        literal_bytes: still to come while `expects` is LITERAL.
-        secured: the client is under TLS.
-        logins: attempts that the server refused.
-    """
-
-    __slots__ = (
-        "_literal_asked",
-        "_login",
-        "_logout",
-        "_rules",
-        "_starttls",
-        "_under_way",
-        "_used",
-        "expects",
-        "literal_bytes",
-        "logins",
-        "secured",
-    )
+    __slots__ = ("_literal_asked", "_login", "_logout", "_starttls", "_under_way", "_used")
 
     def __init__(self, rules: Rules, *, secured: bool = False) -> None:
-        self._rules = rules
-        self.secured = secured
-        self.expects = Expect.COMMAND
-        self.literal_bytes = 0
-        self.logins = 0
+        super().__init__(rules, secured=secured)
         self._under_way: list[bytes] = []  # tags of commands the server has not answered
         self._login = b""  # the tag of LOGIN or AUTHENTICATE
         self._logout = b""  # the tag of LOGOUT
@@ -103,27 +49,15 @@ class Dialogue:
         self._used = 0  # bytes of literals in this command
 
     @property
-    def showing(self) -> Showing:
-        """The capabilities for the client as things are."""
-        return Showing(
-            starttls=self._rules.starttls and not self.secured,
-            login=self.secured or not self._rules.tls_required,
-            hide=self._rules.hide,
-        )
-
-    @property
     def idle(self) -> bool:
-        """The server owes no answer."""
         return not self._under_way
 
     def greeting(self, line: bytes) -> bytes:
-        """The greeting to send, from the server's (`imap_greeting.Ready`)."""
         return show(line, self.showing) + b"\r\n"
 
     # ------------------------------------------------------------ the client
 
     def client(self, line: bytes) -> Turn:
-        """A line of the client, as `expects` says."""
         if self.expects is Expect.AUTH_LINE:
             self.expects = Expect.WAIT
             return Turn(line + b"\r\n")
@@ -133,16 +67,6 @@ class Dialogue:
         if match is None:
             return Turn(to_client=Own.BAD.render(_tag_of(line)))
         return self._command(line, match[1], match[2].upper(), match[3] or b"")
-
-    def literal_ended(self) -> None:
-        """The bytes of the literal were passed on."""
-        self.literal_bytes = 0
-        self.expects = Expect.REST
-
-    def tls_established(self) -> None:
-        """The client's handshake is complete."""
-        self.secured = True
-        self.expects = Expect.COMMAND
 
     def _command(self, line: bytes, tag: bytes, name: bytes, argument: bytes) -> Turn:
         literal = _LITERAL.search(line)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from mailbalancer.wire import mailbox
+from mailbalancer.wire.mailbox import BadServer, Ready, Secure, Send, Showing, Step, Wait
+
 #: Longest line of a server before the login; lists of capabilities grow.
 MAX_SERVER_LINE_BYTES: Final = 16384
 
@@ -20,10 +23,6 @@ _CAPABILITY: Final = re.compile(
     rb"(\* CAPABILITY )(.*)()|([^ ]+ OK \[CAPABILITY )([^\]]*)(\].*)", re.IGNORECASE | re.DOTALL
 )
 _TAG: Final = b"mb1"
-
-
-class BadServer(ValueError):
-    """The server is of no use for this session: try the next one."""
 
 
 class Own(Enum):
@@ -49,21 +48,6 @@ class Own(Enum):
     def render(self, tag: bytes = b"*") -> bytes:
         """The line, CRLF included."""
         return b"%b %b\r\n" % (tag, self.value)
-
-
-@dataclass(frozen=True, slots=True)
-class Showing:
-    """Which capabilities a client is shown now.
-
-    Attributes:
-        starttls: we offer it: there is a certificate and no TLS yet. The server's own never counts.
-        login: passwords are allowed now. If not: LOGINDISABLED, and no mechanism.
-        hide: what the operator does not want shown, upper case.
-    """
-
-    starttls: bool = False
-    login: bool = True
-    hide: frozenset[bytes] = frozenset()
 
 
 def read_greeting(line: bytes) -> bytes:
@@ -124,33 +108,6 @@ class Client:
     listen_port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send these bytes; lines follow."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Secure:
-    """Nothing may have been read behind this line: begin the TLS handshake as a client, then call `secured`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The server waits for the client's commands; `greeting` is the line (without CRLF) to show the client."""
-
-    greeting: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """This line changes nothing; another follows."""
-
-
-Step = Send | Secure | Ready | Wait
-
-
 def id_command(client: Client) -> bytes:
     """ID with the fields by which Dovecot learns the client's address from hosts in `login_trusted_networks`."""
     fields = {
@@ -163,12 +120,8 @@ def id_command(client: Client) -> bytes:
     return b"%b ID (%b)\r\n" % (_TAG, words.encode("ascii"))
 
 
-class Opening:
-    """The first words with one server: greeting, TLS, who the client is. Feed lines (without CRLF) to `line`.
-
-    Raises:
-        BadServer: from `line`; close, and try the next server.
-    """
+class Opening(mailbox.Opening):
+    """The first words with one IMAP server."""
 
     __slots__ = ("_asked", "_client", "_greeting", "_starttls")
 
@@ -180,7 +133,6 @@ class Opening:
         self._asked = ""
 
     def line(self, line: bytes) -> Step:
-        """The server's next line."""
         if not self._greeting:
             self._greeting = read_greeting(line)
             return self._go_on()
@@ -192,7 +144,7 @@ class Opening:
         return self._answered(accepted, line)
 
     def secured(self) -> Step:
-        """The handshake is complete; what the server listed before it is forgotten."""
+        # what the server listed before the handshake is forgotten
         self._greeting = without_capabilities(self._greeting)
         return self._go_on()
 

@@ -12,11 +12,11 @@ client has pipelined stays where it is. On RELAY pass on what is left in the lin
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
-from mailbalancer.wire.pop3_greeting import BadServer, Own, Showing, positive, show
+from mailbalancer.wire import mailbox
+from mailbalancer.wire.mailbox import BadServer, Expect, Rules, Turn
+from mailbalancer.wire.pop3_greeting import Own, positive, show
 
 #: RFC 2449 section 4 says 255; AUTH with an initial response and its lines are longer (RFC 5034: 12288 as in SMTP).
 MAX_CLIENT_LINE_BYTES: Final = 12288
@@ -30,71 +30,26 @@ _WITH_PASSWORD: Final = _LOGINS | {b"USER"}
 _SIMPLE: Final = frozenset((b"USER", b"QUIT", b"NOOP", b"UTF8", b"LANG"))
 
 
-class Expect(Enum):
-    """What the next bytes of the client are."""
+class Dialogue(mailbox.Dialogue):
+    """One POP3 session before its login."""
 
-    COMMAND = "a command line"
-    WAIT = "nothing that is read now"  # leave it where it is until a line of the server changes this
-    TLS = "a TLS handshake"  # bytes read before it: `close` both sides (STLS injection)
-    AUTH_LINE = "a line of an AUTH exchange"
-    RELAY = "whatever follows the login"
-    END = "nothing more"
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What this service allows. `starttls`: we offer STLS; `tls_required`: no password without TLS."""
-
-    starttls: bool = False
-    tls_required: bool = False
-    hide: frozenset[bytes] = frozenset()
-
-
-class Turn(NamedTuple):
-    """What one line leads to: bytes for the server, bytes for the client, and whether the session ends then."""
-
-    to_server: bytes = b""
-    to_client: bytes = b""
-    closes: bool = False
-
-
-class Dialogue:
-    """The state of one session before its login.
-
-    Attributes:
-        expects: what the next bytes of the client are.
-        secured: the client is under TLS.
-        logins: attempts that the server refused.
-    """
-
-    __slots__ = ("_capabilities", "_rules", "_verb", "expects", "logins", "secured")
+    __slots__ = ("_capabilities", "_verb")
 
     def __init__(self, rules: Rules, *, secured: bool = False) -> None:
-        self._rules = rules
-        self.secured = secured
-        self.expects = Expect.COMMAND
-        self.logins = 0
+        super().__init__(rules, secured=secured)
         self._verb = b""  # of the command under way
         self._capabilities: list[bytes] | None = None  # lines of a CAPA answer that has begun
 
     @property
-    def showing(self) -> Showing:
-        """The capabilities for the client as things are."""
-        return Showing(
-            starttls=self._rules.starttls and not self.secured,
-            login=self.secured or not self._rules.tls_required,
-            hide=self._rules.hide,
-        )
-
-    @property
     def idle(self) -> bool:
-        """The server owes no answer."""
         return not self._verb
+
+    def greeting(self, line: bytes) -> bytes:
+        return line + b"\r\n"
 
     # ------------------------------------------------------------ the client
 
     def client(self, line: bytes) -> Turn:
-        """A line of the client, as `expects` says."""
         if self.expects is Expect.AUTH_LINE:
             self.expects = Expect.WAIT
             return Turn(line + b"\r\n")
@@ -110,11 +65,6 @@ class Dialogue:
         self._verb = verb
         self.expects = Expect.WAIT
         return Turn(line + b"\r\n")
-
-    def tls_established(self) -> None:
-        """The client's handshake is complete."""
-        self.secured = True
-        self.expects = Expect.COMMAND
 
     def _ruling(self, verb: bytes, argument: bytes) -> Own | None:
         """The answer of our own that this command gets; None: the server answers."""

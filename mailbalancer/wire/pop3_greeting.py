@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from mailbalancer.wire import mailbox
+from mailbalancer.wire.mailbox import BadServer, Ready, Secure, Send, Showing, Step
+
 #: RFC 2449 says 512; lists of mechanisms in CAPA exceed it.
 MAX_SERVER_LINE_BYTES: Final = 2048
 
 _XCLIENT: Final = re.compile(rb"(\+OK )\[XCLIENT\] ?")
-
-
-class BadServer(ValueError):
-    """The server is of no use for this session: try the next one."""
 
 
 class Own(Enum):
@@ -44,21 +43,6 @@ class Own(Enum):
     def render(self) -> bytes:
         """The line, CRLF included."""
         return self.value + b"\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Showing:
-    """Which capabilities a client is shown now.
-
-    Attributes:
-        starttls: we offer STLS: there is a certificate and no TLS yet. The server's own never counts.
-        login: passwords are allowed now. If not: neither USER nor SASL.
-        hide: what the operator does not want shown, upper case.
-    """
-
-    starttls: bool = False
-    login: bool = True
-    hide: frozenset[bytes] = frozenset()
 
 
 def positive(line: bytes) -> bool:
@@ -88,37 +72,8 @@ class Client:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send these bytes; a line follows."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Secure:
-    """Nothing may have been read behind this line: begin the TLS handshake as a client, then call `secured`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The server waits for the client's commands; `greeting` is the line (without CRLF) to show the client.
-
-    It is the server's own, because the digest of APOP is made from the time stamp in it.
-    """
-
-    greeting: bytes
-
-
-Step = Send | Secure | Ready
-
-
-class Opening:
-    """The first words with one server: greeting, TLS, who the client is. Feed lines (without CRLF) to `line`.
-
-    Raises:
-        BadServer: from `line`; close, and try the next server.
-    """
+class Opening(mailbox.Opening):
+    """The first words with one POP3 server. The greeting stays as it is: APOP makes its digest from the time in it."""
 
     __slots__ = ("_asked", "_client", "_greeting", "_starttls")
 
@@ -133,7 +88,6 @@ class Opening:
         self._asked = ""
 
     def line(self, line: bytes) -> Step:
-        """The server's next line."""
         accepted = positive(line)
         if self._greeting is None:
             if not accepted:
@@ -148,7 +102,7 @@ class Opening:
         return self.secured()
 
     def secured(self) -> Step:
-        """What is missing now; called by the worker when the handshake is complete."""
+        """What is missing now."""
         if self._starttls != "none":
             self._asked = "STLS"
             return Send(b"STLS\r\n")

@@ -14,6 +14,19 @@ from typing import Final
 from mailbalancer.model import Endpoint
 from mailbalancer.wire import imap_dialogue, imap_greeting, pop3_dialogue, pop3_greeting, proxy_header
 from mailbalancer.wire.mail_lines import BadLine, Lines
+from mailbalancer.wire.mailbox import (
+    BadServer,
+    Dialogue,
+    Expect,
+    Opening,
+    Ready,
+    Rules,
+    Secure,
+    Send,
+    Step,
+    Turn,
+    Wait,
+)
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.mail_service import MailService
 from mailbalancer.worker.mail_session import MailSession, Say, Stage
@@ -22,20 +35,7 @@ from mailbalancer.worker.relay import Relay
 #: The server has closed its side: a client that stays silent this long has gone.
 AFTER_SERVER_CLOSED_S: Final = 60.0
 
-Dialogue = imap_dialogue.Dialogue | pop3_dialogue.Dialogue
-Opening = imap_greeting.Opening | pop3_greeting.Opening
-Step = imap_greeting.Step | pop3_greeting.Step
-Turn = imap_dialogue.Turn | pop3_dialogue.Turn
-
-_BAD_SERVER: Final = (imap_greeting.BadServer, pop3_greeting.BadServer)
-_LINE: Final = frozenset(
-    (
-        *(imap_dialogue.Expect.COMMAND, imap_dialogue.Expect.REST, imap_dialogue.Expect.AUTH_LINE),
-        *(pop3_dialogue.Expect.COMMAND, pop3_dialogue.Expect.AUTH_LINE),
-    )
-)
-_TLS: Final = frozenset((imap_dialogue.Expect.TLS, pop3_dialogue.Expect.TLS))
-_RELAY: Final = frozenset((imap_dialogue.Expect.RELAY, pop3_dialogue.Expect.RELAY))
+_LINE: Final = frozenset((Expect.COMMAND, Expect.REST, Expect.AUTH_LINE))
 
 
 class MailboxSession(MailSession):
@@ -74,10 +74,6 @@ class MailboxSession(MailSession):
         """The first words with a server."""
         raise NotImplementedError
 
-    def show_greeting(self, line: bytes) -> bytes:
-        """What the client is greeted with, from the server's line."""
-        raise NotImplementedError
-
     def idle_limit_s(self) -> float:
         if self.stage == Stage.RELAYING:
             return self.service.config.idle_timeout_s
@@ -97,20 +93,20 @@ class MailboxSession(MailSession):
 
     def _do(self, step: Step) -> None:
         match step:
-            case imap_greeting.Send(data) | pop3_greeting.Send(data):
+            case Send(data):
                 self.tell_server(data)
-            case imap_greeting.Secure() | pop3_greeting.Secure():
+            case Secure():
                 if self._heard:
                     self.pass_over("sent more behind its answer to STARTTLS", tls=True)
                 else:
                     self.secure_server()
-            case imap_greeting.Ready(greeting) | pop3_greeting.Ready(greeting):
+            case Ready(greeting):
                 self._opening = None
                 self.vouch()
                 self.opened()
                 self.greeted = True
-                self.tell_client(self.show_greeting(greeting))
-            case imap_greeting.Wait():
+                self.tell_client(self._dialogue.greeting(greeting))
+            case Wait():
                 pass
 
     # ------------------------------------------------------------ bytes of the client
@@ -149,13 +145,13 @@ class MailboxSession(MailSession):
         expects = self._dialogue.expects
         if expects in _LINE:
             return self._read_line()
-        if expects is imap_dialogue.Expect.LITERAL:
+        if expects is Expect.LITERAL:
             return self._read_literal()
-        if expects in _TLS:
+        if expects is Expect.TLS:
             self._begin_tls()
-        elif expects in _RELAY:
+        elif expects is Expect.RELAY:
             self._begin_relay()
-        elif expects is imap_dialogue.Expect.STARTTLS and self._lines:
+        elif expects is Expect.STARTTLS and self._lines:
             self.dismiss(self.out_of_step, "unsynchronised")
         return False
 
@@ -173,7 +169,6 @@ class MailboxSession(MailSession):
 
     def _read_literal(self) -> bool:
         dialogue = self._dialogue
-        assert isinstance(dialogue, imap_dialogue.Dialogue)
         data = self._lines.take()
         taken = min(len(data), dialogue.literal_bytes)
         if not taken:
@@ -249,14 +244,14 @@ class MailboxSession(MailSession):
         try:
             while self.link is link and self._hear():
                 pass
-        except (*_BAD_SERVER, BadLine) as error:
+        except (BadServer, BadLine) as error:
             self._confused(str(error))
             return
         self._go_on()
 
     def _hear(self) -> bool:
         """The server's next line. False: it is not complete, or no line any more."""
-        if self._opening is None and self._dialogue.expects in _RELAY:
+        if self._opening is None and self._dialogue.expects is Expect.RELAY:
             return False
         line = self._heard.next()
         if line is None:
@@ -352,6 +347,11 @@ class MailboxSession(MailSession):
         return found
 
 
+def _rules(service: MailService) -> Rules:
+    starttls = service.client_starttls
+    return Rules(starttls in ("offer", "require"), starttls == "require", service.hidden)
+
+
 class ImapSession(MailboxSession):
     """One client of mode `imap`."""
 
@@ -362,9 +362,7 @@ class ImapSession(MailboxSession):
     def __init__(
         self, engine: Engine, service: MailService, endpoint: Endpoint, client: socket.socket, address: str, port: int
     ) -> None:
-        starttls = service.client_starttls
-        rules = imap_dialogue.Rules(starttls in ("offer", "require"), starttls == "require", service.hidden)
-        dialogue = imap_dialogue.Dialogue(rules, secured=starttls == "implicit")
+        dialogue = imap_dialogue.Dialogue(_rules(service), secured=service.client_starttls == "implicit")
         lines = (
             Lines(imap_dialogue.MAX_CLIENT_LINE_BYTES, controls=True),
             Lines(imap_greeting.MAX_SERVER_LINE_BYTES, controls=True),
@@ -377,10 +375,6 @@ class ImapSession(MailboxSession):
             reached = self.reached()
             client = imap_greeting.Client(self.address, self.port, reached.host, reached.port)
         return imap_greeting.Opening(starttls, client)
-
-    def show_greeting(self, line: bytes) -> bytes:
-        assert isinstance(self._dialogue, imap_dialogue.Dialogue)
-        return self._dialogue.greeting(line)
 
     def sentence(self, say: Say) -> bytes:
         return _IMAP[say].render()
@@ -396,9 +390,7 @@ class Pop3Session(MailboxSession):
     def __init__(
         self, engine: Engine, service: MailService, endpoint: Endpoint, client: socket.socket, address: str, port: int
     ) -> None:
-        starttls = service.client_starttls
-        rules = pop3_dialogue.Rules(starttls in ("offer", "require"), starttls == "require", service.hidden)
-        dialogue = pop3_dialogue.Dialogue(rules, secured=starttls == "implicit")
+        dialogue = pop3_dialogue.Dialogue(_rules(service), secured=service.client_starttls == "implicit")
         lines = (Lines(pop3_dialogue.MAX_CLIENT_LINE_BYTES), Lines(pop3_greeting.MAX_SERVER_LINE_BYTES))
         super().__init__(engine, service, endpoint, client, address, port, dialogue, lines)
 
@@ -407,9 +399,6 @@ class Pop3Session(MailboxSession):
         if self.service.mail.client_address == "xclient":
             client = pop3_greeting.Client(self.address, self.port)
         return pop3_greeting.Opening(starttls, client)
-
-    def show_greeting(self, line: bytes) -> bytes:
-        return line + b"\r\n"
 
     def sentence(self, say: Say) -> bytes:
         return _POP3[say].render()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mailbalancer.wire.imap_dialogue import MAX_LITERAL_BYTES, MAX_OUTSTANDING, Dialogue, Expect, Rules, Turn
-from mailbalancer.wire.imap_greeting import BadServer, Own
+from mailbalancer.wire.imap_dialogue import MAX_LITERAL_BYTES, MAX_OUTSTANDING, Dialogue
+from mailbalancer.wire.imap_greeting import Own
+from mailbalancer.wire.mailbox import BadServer, Expect, Rules, Turn
 
 OPEN = Rules()
 STRICT = Rules(starttls=True, tls_required=True)

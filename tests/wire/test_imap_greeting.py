@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mailbalancer.wire.imap_greeting import (
-    BadServer,
     Client,
     Opening,
     Own,
-    Ready,
-    Secure,
-    Send,
-    Showing,
-    Step,
-    Wait,
     capabilities,
     id_command,
     read_greeting,
@@ -22,6 +15,7 @@ from mailbalancer.wire.imap_greeting import (
     without_capabilities,
 )
 from mailbalancer.wire.mail_lines import Lines
+from mailbalancer.wire.mailbox import BadServer, Ready, Secure, Send, Showing, Step, Wait
 
 DOVECOT = (
     b"* OK [CAPABILITY IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE LITERAL+ STARTTLS AUTH=PLAIN] Dovecot ready."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mailbalancer.wire.pop3_dialogue import MAX_CAPABILITIES, Dialogue, Expect, Rules, Turn
-from mailbalancer.wire.pop3_greeting import BadServer, Own
+from mailbalancer.wire.mailbox import BadServer, Expect, Rules, Turn
+from mailbalancer.wire.pop3_dialogue import MAX_CAPABILITIES, Dialogue
+from mailbalancer.wire.pop3_greeting import Own
 
 OPEN = Rules()
 STRICT = Rules(starttls=True, tls_required=True)

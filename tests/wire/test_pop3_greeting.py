@@ -5,19 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mailbalancer.wire.mail_lines import Lines
-from mailbalancer.wire.pop3_greeting import (
-    BadServer,
-    Client,
-    Opening,
-    Own,
-    Ready,
-    Secure,
-    Send,
-    Showing,
-    Step,
-    positive,
-    show,
-)
+from mailbalancer.wire.mailbox import BadServer, Ready, Secure, Send, Showing, Step
+from mailbalancer.wire.pop3_greeting import Client, Opening, Own, positive, show
 
 CLIENT = Client("2001:db8::1", 50000)
 
