@@ -9,6 +9,10 @@ Refuses to know: how objects become a script (`tables`) and who runs it (`host.n
     netdev  dsr and tunnel: frames are sent on as they come in, before the kernel sees a packet for itself. It has no
             connection tracking (answers go another way), so flows are remembered in a map of our own.
 
+A packet that is on its way through the rules while they are replaced goes on through the old ones, but the elements of
+an old map without a name are gone for it at once (the kernel takes back what they hold a chain by). So a choice that
+must not fail is a rule per way, or has a rule behind it for whom the map missed.
+
 Everything in a rule is a number, an address or an interface name: `ruleset` lets nothing else in.
 """
 
@@ -145,17 +149,15 @@ def _noticed(services: Sequence[ForwardedService]) -> Iterator[str]:
 
 
 def _dispatch(services: Sequence[ForwardedService]) -> tuple[str, ...]:
-    """One look-up per family: address, protocol and port to the chain of the service."""
-    rules = []
-    for family in _FAMILIES:
-        entries = [
-            f"{port.address} . {service.protocol} . {_ports(port)} : goto {_service_chain(service, family)}"
-            for service in services
-            for port in service.listen
-            if port.address.version == family
-        ]
-        if entries:
-            rules.append(f"{_ip(family)} daddr . meta l4proto . th dport vmap {{ {', '.join(entries)} }}")
+    """Whether a packet is for an address of ours at all, and then a rule per port to the chain of its service."""
+    rules: list[str] = []
+    for family in _families(*services):
+        own = [(s, port) for s in services for port in s.listen if port.address.version == family]
+        addresses = dict.fromkeys(str(port.address) for _, port in own)
+        rules.append(f"{_ip(family)} daddr != {{ {', '.join(addresses)} }} return")
+        for service, port in own:
+            what = f"{_ip(family)} daddr {port.address} {service.protocol} dport {_ports(port)}"
+            rules.append(f"{what} goto {_service_chain(service, family)}")
     return tuple(rules)
 
 
@@ -190,10 +192,9 @@ def _returning(service: ForwardedService, servers: Sequence[Server], family: int
     open_again = [server for server in servers if server.returning]
     if service.persist is None or not open_again:
         return []
-    ways = ", ".join(f"0x{server.machine_mark:08x} : goto again_{server.number}" for server in open_again)
     return [
         f"ct mark set {_ip(family)} saddr map @{_clients(service.persist, family)}",
-        f"ct mark vmap {{ {ways} }}",
+        *(f"ct mark 0x{server.machine_mark:08x} goto again_{server.number}" for server in open_again),
     ]
 
 
@@ -215,7 +216,8 @@ def _spread(service: ForwardedService, servers: Sequence[Server], family: int) -
     if len(set(order)) == 1:
         return [f"goto member_{servers[order[0]].number}"]
     ways = (f"{_range(first, last)} : goto member_{servers[index].number}" for first, last, index in _runs(order))
-    return [f"{key} vmap {{ {', '.join(ways)} }}"]
+    most = servers[shares.index(max(shares))]
+    return [f"{key} vmap {{ {', '.join(ways)} }}", f"goto member_{most.number}"]
 
 
 def _member(service: ForwardedService, server: Server) -> dict[str, Chain]:
@@ -389,18 +391,16 @@ def _frame_chains(service: ForwardedService) -> dict[str, Chain]:
         living = [server for server in servers if service.protocol == "tcp" or not server.down]
         rules = []
         if living:
-            known = ", ".join(f"0x{server.mark:08x} : goto known_{server.number}" for server in living)
             rules += [_flow(family), f"meta mark set meta mark map @{_flows(service, family)}"]
-            rules.append(f"meta mark vmap {{ {known} }}")
+            rules += [f"meta mark 0x{server.mark:08x} goto known_{server.number}" for server in living]
         rules += _admission(service, family)
         rules += [rule.replace("ct mark", "meta mark") for rule in _returning(service, servers, family)]
         rules += _spread(service, servers, family)
         chains[_service_chain(service, family)] = Chain((*rules, "drop"))
-        inner, back = _INNER[family], ", ".join(f"0x{server.mark:08x} : goto send_{server.number}" for server in living)
         told = (
-            f"meta mark set jhash {inner.flow} mod 4294967295 seed 0x6d62",
+            f"meta mark set jhash {_INNER[family].flow} mod 4294967295 seed 0x6d62",
             f"meta mark set meta mark map @{_flows(service, family)}",
-            *([f"meta mark vmap {{ {back} }}"] if living else []),
+            *(f"meta mark 0x{server.mark:08x} goto send_{server.number}" for server in living),
             "meta mark set 0",
         )
         chains[f"too_big_{service.number}_{family}"] = Chain(told)

@@ -59,35 +59,39 @@ def test_a_packet_finds_its_service() -> None:
     tcp = service(S1, listen=(PortRange(VIP, 25, 25), PortRange(VIP6, 587, 587)))
     udp = service(S2, number=8, protocol=Protocol.UDP, listen=(PortRange(VIP, 5000, 5010),))
     assert rules(table(tcp, udp), "forward_new") == [
-        "ip daddr . meta l4proto . th dport vmap "
-        "{ 10.0.1.100 . tcp . 25 : goto service_7_4, 10.0.1.100 . udp . 5000-5010 : goto service_8_4 }",
-        "ip6 daddr . meta l4proto . th dport vmap { 2001:db8::100 . tcp . 587 : goto service_7_6 }",
+        "ip daddr != { 10.0.1.100 } return",
+        "ip daddr 10.0.1.100 tcp dport 25 goto service_7_4",
+        "ip daddr 10.0.1.100 udp dport 5000-5010 goto service_8_4",
+        "ip6 daddr != { 2001:db8::100 } return",
+        "ip6 daddr 2001:db8::100 tcp dport 587 goto service_7_6",
     ]
 
 
 @pytest.mark.parametrize(
-    ("spread", "servers", "rule"),
+    ("spread", "servers", "choice"),
     [
-        (Spread.RANDOM, (S1,), "goto member_1"),
+        (Spread.RANDOM, (S1,), []),
         (
             Spread.RANDOM,
             (Server(1, 11, ip_address("10.0.2.11"), share=3), S2),
-            "numgen random mod 4 vmap { 0-2 : goto member_1, 3 : goto member_2 }",
+            ["numgen random mod 4 vmap { 0-2 : goto member_1, 3 : goto member_2 }"],
         ),
         (
             Spread.IN_TURN,
             (Server(1, 11, ip_address("10.0.2.11"), share=2), S2),
-            "numgen inc mod 3 vmap { 0 : goto member_1, 1 : goto member_2, 2 : goto member_1 }",
+            ["numgen inc mod 3 vmap { 0 : goto member_1, 1 : goto member_2, 2 : goto member_1 }"],
         ),
-        (Spread.IN_TURN, (Server(1, 11, ip_address("10.0.2.11"), share=0), S2), "goto member_2"),
+        (Spread.IN_TURN, (S2, Server(1, 11, ip_address("10.0.2.11"), share=0)), []),
     ],
 )
-def test_a_new_flow_takes_a_share(spread: Spread, servers: tuple[Server, ...], rule: str) -> None:
-    assert rules(table(service(*servers, spread=spread)), "service_7_4") == [rule]
+def test_a_new_flow_takes_a_share(spread: Spread, servers: tuple[Server, ...], choice: list[str]) -> None:
+    """A packet for which the map is gone (a change has come in between) goes to who has the most."""
+    most = f"goto member_{servers[0].number}"
+    assert rules(table(service(*servers, spread=spread)), "service_7_4") == [*choice, most]
 
 
 def test_addresses_are_hashed_into_buckets() -> None:
-    (rule,) = rules(table(service(S1, S2, spread=Spread.SOURCE_HASH)), "service_7_4")
+    rule, _ = rules(table(service(S1, S2, spread=Spread.SOURCE_HASH)), "service_7_4")
     assert rule.startswith("jhash ip saddr mod 1024 seed 0x6d62 vmap { 0")
     assert set(re.findall(r"member_\d+", rule)) == {"member_1", "member_2"}
 
@@ -115,9 +119,10 @@ def test_ipv6_members_are_reached_in_their_own_family() -> None:
 
 def test_clients_that_come_again() -> None:
     found = table(service(S1, S2, persist=Persistence(5, 3600, 1000)))
-    assert rules(found, "service_7_4")[:2] == [
+    assert rules(found, "service_7_4")[:3] == [
         "ct mark set ip saddr map @clients_5_1000_4",
-        "ct mark vmap { 0x6d63000b : goto again_1, 0x6d63000c : goto again_2 }",
+        "ct mark 0x6d63000b goto again_1",
+        "ct mark 0x6d63000c goto again_2",
     ]
     assert rules(found, "again_1") == [
         "update @clients_5_1000_4 { ip saddr timeout 3600s : 0x6d63000b }",
@@ -133,7 +138,8 @@ def test_clients_that_come_again() -> None:
 def test_nobody_comes_again_to_a_closed_server() -> None:
     closed = Server(1, 11, ip_address("10.0.2.11"), share=0, returning=False)
     found = table(service(closed, S2, persist=Persistence(5, 3600, 1000)))
-    assert "ct mark vmap { 0x6d63000c : goto again_2 }" in rules(found, "service_7_4")
+    again = [rule for rule in rules(found, "service_7_4") if "again" in rule]
+    assert again == ["ct mark 0x6d63000c goto again_2"]
 
 
 def test_who_is_let_in() -> None:
@@ -191,12 +197,13 @@ def test_frames_are_sent_on() -> None:
         "ip saddr { 10.0.1.100 } counter name own_address_0 drop",
         "ip daddr 10.0.1.100 icmp type destination-unreachable icmp code frag-needed @th,136,8 6 @th,224,16 25 "
         "counter name too_big_7 goto too_big_7_4",
-        "ip daddr . meta l4proto . th dport vmap { 10.0.1.100 . tcp . 25 : goto service_7_4 }",
+        "ip daddr != { 10.0.1.100 } return",
+        "ip daddr 10.0.1.100 tcp dport 25 goto service_7_4",
     ]
     assert rules(found, "service_7_4") == [
         "meta mark set jhash th sport . th dport . ip saddr mod 4294967295 seed 0x6d62",
         "meta mark set meta mark map @flows_7_262144_4",
-        "meta mark vmap { 0x6d620001 : goto known_1 }",
+        "meta mark 0x6d620001 goto known_1",
         "goto member_1",
         "drop",
     ]
@@ -209,8 +216,10 @@ def test_frames_are_sent_on() -> None:
 def test_nobody_sends_into_our_tunnels() -> None:
     (found,) = tables(Ruleset(tunnel=27746, tunnel_peers=(ip_network("10.8.0.0/24"),)))
     assert rules(found, "tunnel") == [
-        "meta nfproto ipv4 udp dport 4789 @th,96,24 27746 ip saddr != { 10.8.0.0/24 } counter name tunnel_strangers drop",
-        "icmp type destination-unreachable icmp code frag-needed @th,136,8 17 @th,240,16 4789 counter name tunnel_too_big",
+        "meta nfproto ipv4 udp dport 4789 @th,96,24 27746 ip saddr != { 10.8.0.0/24 } "
+        "counter name tunnel_strangers drop",
+        "icmp type destination-unreachable icmp code frag-needed @th,136,8 17 @th,240,16 4789 "
+        "counter name tunnel_too_big",
         "meta nfproto ipv6 udp dport 4789 @th,96,24 27746 counter name tunnel_strangers drop",
         "icmpv6 type packet-too-big @th,112,8 17 @th,400,16 4789 counter name tunnel_too_big",
     ]
