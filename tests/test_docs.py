@@ -15,6 +15,7 @@ import pytest
 from mailbalancer.cli import commands
 from mailbalancer.config.load import json_schema, load_text
 from mailbalancer.model import AVAILABLE_MODES, Mode, Schedule
+from mailbalancer.wire import imap_greeting, pop3_greeting
 from mailbalancer.wire.smtp_answers import Answer
 from tests.support.certs import Authority
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Keys may stand in `configuration.md` or in pages beside it (`configuration-….md`).
 REFERENCE = "\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("configuration*.md")))
+TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text()
 DEFINITIONS: dict[str, Any] = json_schema()["$defs"]
 
 _TABLE = re.compile(r"<!-- keys: (\w+)(?: beyond (\w+))? -->\n\n((?:\|.*\n)+)")
@@ -231,3 +233,22 @@ def test_the_readme_says_which_modes_run() -> None:
         r"^\| `(\w+)` \| .* \| (works|not in this version) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     assert {Mode(mode): state == "works" for mode, state in rows} == {mode: mode in AVAILABLE_MODES for mode in Mode}
+
+
+# what clients are told
+
+
+@pytest.mark.parametrize("answer", [one for one in Answer if one not in (Answer.TLS_READY, Answer.GOODBYE)], ids=str)
+def test_every_answer_of_ours_is_explained(answer: Answer) -> None:
+    code, enhanced, words = answer.render().decode().strip().split(" ", 2)
+    known = (f"{code} {enhanced} {words[:20]}", f"`{code} {enhanced}`", f"`{code} …`")
+    assert any(text in TROUBLESHOOTING for text in known), known
+
+
+@pytest.mark.parametrize("own", [*imap_greeting.Own, *pop3_greeting.Own], ids=str)
+def test_what_mail_programs_are_told_is_explained(own: imap_greeting.Own | pop3_greeting.Own) -> None:
+    """What explains itself (`BAD Not a command`) and what only `policy` could say is left out."""
+    plain = {"STOPPING", "BAD", "BAD_LINE", "UNKNOWN", "TLS_READY", "TLS_ALREADY", "TLS_UNAVAILABLE", "ID_IGNORED"}
+    plain |= {"NOT_ALLOWED", "OUT_OF_STEP", "TOO_MANY_CONNECTIONS", "BAD_LITERAL"}
+    if own.name not in plain:
+        assert " ".join(own.value.decode().removeprefix("BYE ").split()[:3])[:20] in TROUBLESHOOTING
