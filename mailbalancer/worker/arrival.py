@@ -15,7 +15,7 @@ from collections.abc import Callable
 from mailbalancer.model import Endpoint
 from mailbalancer.wire import proxy_header
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.reactor import reset_on_close
+from mailbalancer.worker.reactor import BROKEN, HANGUP, reset_on_close
 from mailbalancer.worker.service import Service
 
 #: What a mode does with a connection: engine, service, listening endpoint, socket, client address and port.
@@ -64,7 +64,7 @@ class Arrival:
         self._wheel_key = engine.wheel.add(self, engine.reactor.now + service.config.proxy_protocol.header_timeout_s)
         engine.reactor.watch(client, self._on_event)
 
-    def _on_event(self, _events: int) -> None:
+    def _on_event(self, events: int) -> None:
         try:
             seen = self._client.recv(_PEEK_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
@@ -82,6 +82,8 @@ class Arrival:
             return
         if header is not None:
             self._hand_over(header)
+        elif events & HANGUP:
+            self.end("client_reset" if events & BROKEN else "client_closed")
 
     def _hand_over(self, header: proxy_header.ProxyHeader) -> None:
         client = self._client
