@@ -15,7 +15,7 @@ from mailbalancer.tls.offer import ClientSocket
 from mailbalancer.worker.placement import left_from
 
 if TYPE_CHECKING:
-    from mailbalancer.worker.http_connection import HttpConnection
+    from mailbalancer.worker.http_lifetime import Lifetime
 
 _LONGEST: Final = 200
 _LONGEST_AGENT: Final = 120
@@ -23,7 +23,7 @@ _LONGEST_AGENT: Final = 120
 Value = str | int | float | bool | None
 
 
-def request_facts(connection: HttpConnection, now: float, failure: str) -> dict[str, Value]:
+def request_facts(connection: Lifetime, now: float, failure: str) -> dict[str, Value]:
     """One finished request.
 
     Fields: `queue_s` until a server was chosen, `connect_s` until it was connected (0: it was already),
@@ -63,7 +63,7 @@ def request_facts(connection: HttpConnection, now: float, failure: str) -> dict[
 _SHOWN: Final = (("request_id", b"client-request-id", _LONGEST), ("agent", b"user-agent", _LONGEST_AGENT))
 
 
-def session_facts(connection: HttpConnection, now: float, worker: int) -> dict[str, str | int | float]:
+def session_facts(connection: Lifetime, now: float, worker: int) -> dict[str, str | int | float]:
     """A connection as `mailbalancer sessions` shows it."""
     link, poll = connection.link, connection.poll
     target = link.target if link is not None else None
@@ -98,7 +98,7 @@ def tls_words(error: OSError) -> str:
     return (reason or str(error)).replace("_", " ").lower()
 
 
-def _timings(connection: HttpConnection, now: float) -> dict[str, Value]:
+def _timings(connection: Lifetime, now: float) -> dict[str, Value]:
     facts: dict[str, Value] = {}
     link, sent_at = connection.link, connection.sent_at
     if sent_at:
@@ -112,7 +112,7 @@ def _timings(connection: HttpConnection, now: float) -> dict[str, Value]:
     return facts
 
 
-def _tls_facts(connection: HttpConnection) -> dict[str, Value]:
+def _tls_facts(connection: Lifetime) -> dict[str, Value]:
     """Version and SNI of the client's TLS."""
     tls = connection.tls
     if tls is None:

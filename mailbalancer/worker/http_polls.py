@@ -21,7 +21,7 @@ from mailbalancer.wire.rpc_channel import session
 from mailbalancer.worker.engine import Engine
 
 if TYPE_CHECKING:
-    from mailbalancer.worker.http_connection import HttpConnection
+    from mailbalancer.worker.http_lifetime import Lifetime
     from mailbalancer.worker.http_service import HttpService
 
 _ACTIVESYNC: Final = b"/microsoft-server-activesync"
@@ -53,14 +53,14 @@ class Poll:
         self.counted = False
         self.wait = Wait.NOT
 
-    def asked(self, connection: HttpConnection, head: RequestHead, beginning: bytes) -> None:
+    def asked(self, connection: Lifetime, head: RequestHead, beginning: bytes) -> None:
         """A request; `beginning` is what is there of its body."""
         self._slot = -1
         self._waits(wait_of(head))
         if beginning:
             self.look_into(connection, beginning)
 
-    def look_into(self, connection: HttpConnection, beginning: bytes | memoryview) -> None:
+    def look_into(self, connection: Lifetime, beginning: bytes | memoryview) -> None:
         """The first piece of a body tells what the head did not."""
         if self.wait is Wait.PERHAPS_EWS:
             self._waits(in_body(beginning))
@@ -84,7 +84,7 @@ class Poll:
             floats = self._engine.board.floats
             floats[cell] = max(floats[cell], until)
 
-    def over(self, connection: HttpConnection, *, broken: bool) -> None:
+    def over(self, connection: Lifetime, *, broken: bool) -> None:
         """The request is over; `broken`: not as it should."""
         self.wait = Wait.NOT
         if self.counted:
@@ -120,20 +120,20 @@ class Channels:
 
     def __init__(self, tell: Callable[[bytes], None]) -> None:
         self._tell = tell
-        self._sessions: dict[bytes, list[HttpConnection]] = {}
+        self._sessions: dict[bytes, list[Lifetime]] = {}
 
     def __len__(self) -> int:
         """Sessions with a channel here."""
         return len(self._sessions)
 
-    def opened(self, connection: HttpConnection, beginning: bytes | memoryview) -> bytes:
+    def opened(self, connection: Lifetime, beginning: bytes | memoryview) -> bytes:
         """A channel's body begins so. Returns its session, for `closed`; empty when it names none."""
         cookie = session(beginning)
         if cookie:
             self._sessions.setdefault(cookie, []).append(connection)
         return cookie
 
-    def closed(self, connection: HttpConnection, cookie: bytes, *, broken: bool) -> None:
+    def closed(self, connection: Lifetime, cookie: bytes, *, broken: bool) -> None:
         """A channel has ended. `broken`: not as it should; then what belongs to it ends as well, wherever it is."""
         others = self._sessions.get(cookie, [])
         if connection not in others:

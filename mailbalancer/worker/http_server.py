@@ -2,7 +2,7 @@
 
 Decides: when a connection to a server may be used, that one which has spoken unasked is not, and what in the bytes from
 a server is the answer to the request at hand.
-Refuses to know: what the client is told (`http_connection`), and which server is asked (`http_service`).
+Refuses to know: what the client is told (`http_exchange`), and which server is asked (`http_service`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from mailbalancer.worker.service import Target
 from mailbalancer.worker.stream import NOTHING, RECORD_BYTES, Stream
 
 if TYPE_CHECKING:
-    from mailbalancer.worker.http_connection import HttpConnection
+    from mailbalancer.worker.http_exchange import Exchange
 
 #: A connection that was idle for longer is looked at before a request is sent on it: servers close idle ones.
 TRUSTED_IDLE_S: Final = 0.5
-#: Reads of one answer in one turn before others get theirs.
-BURST: Final = 4
-_CHUNKED: Final = Kind.CHUNKED
+BURST: Final = 4  # reads of one answer in one turn before others get theirs
 _READY: Final = int(Availability.READY)
 _EMPTY_LINE: Final = b"\r\n\r\n"
 
@@ -79,10 +77,10 @@ class ServerLink(Placement):
     service: HttpService
 
     def __init__(
-        self, engine: Engine, service: HttpService, client: HttpConnection, way: Route, returning: Returning
+        self, engine: Engine, service: HttpService, client: Exchange, way: Route, returning: Returning
     ) -> None:
         super().__init__(engine, service, client.source, client.port)
-        self.client: HttpConnection | None = client
+        self.client: Exchange | None = client
         self.owner = client.number
         self.way = way
         self.route = way.name
@@ -290,8 +288,7 @@ class ServerLink(Placement):
         return self.stream is not None and self.stream.blocked
 
     def listen(self) -> None:
-        """Between requests whatever the server says, if only that it closes, is wanted at once: also where its last
-        answer came faster than its client took it, and reading was paused."""
+        """Between requests the server is heard at once, if its last answer came faster than the client took it, too."""
         if self.stream is not None and self.stream.averted:
             self.stream.resume()
 
@@ -322,7 +319,7 @@ class ServerLink(Placement):
         if answer is None or answer.length != n - length or not client.pass_whole(answer, buffer[length:n]):
             self._read_heads(client, buffer[:n])
 
-    def _read_much(self, client: HttpConnection, stream: Stream, buffer: memoryview, n: int) -> None:
+    def _read_much(self, client: Exchange, stream: Stream, buffer: memoryview, n: int) -> None:
         """An answer, or the rest of it, and while it comes fast the next part at once, for it costs an event less. More
         than the service's buffer holds is read only where it will not have to wait here."""
         service, turns = self.service, BURST
@@ -340,7 +337,7 @@ class ServerLink(Placement):
             n = self._receive(client, stream, buffer)
         client.release()
 
-    def _receive(self, client: HttpConnection, stream: Stream, buffer: memoryview) -> int:
+    def _receive(self, client: Exchange, stream: Stream, buffer: memoryview) -> int:
         """How many bytes are in the buffer now; 0 and below: what there was to do about it is done."""
         try:
             n = stream.read_into(buffer)
@@ -350,14 +347,14 @@ class ServerLink(Placement):
             self._ended(client, stream)
         return n
 
-    def _not_read(self, client: HttpConnection, stream: Stream, error: OSError) -> int:
+    def _not_read(self, client: Exchange, stream: Stream, error: OSError) -> int:
         try:
             return stream.not_read(error)
         except OSError as broke:
             client.server_broke(_words(broke))
             return NOTHING
 
-    def _read_answer(self, client: HttpConnection, data: memoryview) -> None:
+    def _read_answer(self, client: Exchange, data: memoryview) -> None:
         body = self.body
         if body is None:
             if self._waiting:
@@ -375,7 +372,7 @@ class ServerLink(Placement):
         if body.done:
             self._complete(client, taken == len(data))
 
-    def _read_heads(self, client: HttpConnection, data: memoryview) -> None:
+    def _read_heads(self, client: Exchange, data: memoryview) -> None:
         """The final head, and those of 1xx before it. What is not read yet of `data` waits."""
         answers, asked = self.service.answers, client.asked
         assert asked is not None
@@ -396,9 +393,7 @@ class ServerLink(Placement):
         except BadMessage as bad:
             client.server_broke(str(bad))
 
-    def _begin_answer(
-        self, client: HttpConnection, asked: JudgedRequest, answer: JudgedAnswer, rest: memoryview
-    ) -> None:
+    def _begin_answer(self, client: Exchange, asked: JudgedRequest, answer: JudgedAnswer, rest: memoryview) -> None:
         """Pass a head on, with what is there of its body."""
         size = len(rest)
         if not answer.persistent:
@@ -408,14 +403,14 @@ class ServerLink(Placement):
             client.pass_head(answer, (rest,) if length == size else (rest[:length],))
             self._complete(client, length == size)
             return
-        body = open_body(answer.framing, answer.kind is _CHUNKED and not asked.head.minor, 502)
+        body = open_body(answer.framing, answer.kind is Kind.CHUNKED and not asked.head.minor, 502)
         pieces, taken = body.feed(rest)
         self.body = body
         client.pass_head(answer, pieces)
         if body.done:
             self._complete(client, taken == size)
 
-    def _complete(self, client: HttpConnection, nothing_follows: bool) -> None:
+    def _complete(self, client: Exchange, nothing_follows: bool) -> None:
         """The answer is whole. What a server says beyond it is an answer to nothing, and the next client's danger."""
         if self.client is not client:  # it broke while the last piece was written
             return
@@ -426,7 +421,7 @@ class ServerLink(Placement):
             self.persistent = False
         client.answered()
 
-    def _ended(self, client: HttpConnection, stream: Stream) -> None:
+    def _ended(self, client: Exchange, stream: Stream) -> None:
         body = self.body
         self.persistent = False
         if client.in_tunnel:

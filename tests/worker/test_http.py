@@ -392,7 +392,7 @@ def test_a_server_that_answers_early_and_leaves(worker: LoneWorker) -> None:
 
 
 def test_the_end_of_an_answer_waits_for_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailbalancer.worker.http_connection.LINGER_S", 0.2)
+    monkeypatch.setattr("mailbalancer.worker.http_lifetime.LINGER_S", 0.2)
     size = 16 * 1024 * 1024
     with LoneWorker() as worker, Web("ex1", lambda asked: reply(bytes(size))) as ex1:
         worker.configure(web(ex1))

@@ -153,7 +153,7 @@ def test_a_replaced_out_channel_leaves_its_session_alone(worker: LoneWorker) -> 
 
 
 def test_a_body_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailbalancer.worker.http_connection.RATE_WINDOW_S", 0.4)
+    monkeypatch.setattr("mailbalancer.worker.http_deadlines.RATE_WINDOW_S", 0.4)
     with LoneWorker() as worker, Door("ex1") as door:
         worker.configure(web(door, http=Http(limits=HttpLimits(body_bytes_per_s=1000))))
         with worker.connect("web") as client:

@@ -12,7 +12,7 @@ from mailbalancer.wire.http_long_poll import Wait
 from mailbalancer.worker.http_polls import Channels, wait_of
 
 if TYPE_CHECKING:
-    from mailbalancer.worker.http_connection import HttpConnection
+    from mailbalancer.worker.http_lifetime import Lifetime
 
 ONE, OTHER = bytes(range(16)), bytes(16)
 
@@ -27,7 +27,7 @@ class Channel:
     def __init__(self, channels: Channels, cookie: bytes) -> None:
         self.ends: list[str] = []
         self._channels = channels
-        self.cookie = channels.opened(cast("HttpConnection", self), begins(cookie))
+        self.cookie = channels.opened(cast("Lifetime", self), begins(cookie))
 
     def end(self, reason: str, *, reset: bool = False) -> None:
         assert reset
@@ -35,7 +35,7 @@ class Channel:
         self.close(broken=True)
 
     def close(self, *, broken: bool) -> None:
-        self._channels.closed(cast("HttpConnection", self), self.cookie, broken=broken)
+        self._channels.closed(cast("Lifetime", self), self.cookie, broken=broken)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_what_another_worker_tells_is_not_told_on(channels: Channels, told: list
 
 
 def test_a_body_that_names_no_session_belongs_to_none(channels: Channels) -> None:
-    assert channels.opened(cast("HttpConnection", None), b"GET / HTTP/1.1\r\n" * 4) == b""
+    assert channels.opened(cast("Lifetime", None), b"GET / HTTP/1.1\r\n" * 4) == b""
     assert len(channels) == 0
 
 
