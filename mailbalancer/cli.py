@@ -154,11 +154,15 @@ def control_socket(config: str) -> str:
             f"{config} cannot be read ({error.strerror})",
             "name the running balancer's configuration with -c FILE or its control socket with --socket PATH",
         ) from None
+    return _named_socket(text, Path(config).parent)
+
+
+def _named_socket(text: str, folder: Path) -> str:
     named = re.search(
         r"""^["']?control_socket["']?[ \t]*:[ \t]*(?:"([^"\n]+)"|'([^'\n]+)'|([^\s#"'][^#\n]*))""", text, re.M
     )
     path = next(found for found in named.groups() if found).strip() if named else DEFAULT_CONTROL_SOCKET
-    return str((Path(config).parent / path).absolute())
+    return str((folder / path).absolute())
 
 
 # ---------------------------------------------------------------- the balancer itself
@@ -569,23 +573,25 @@ def restore(config: str, file: str) -> None:
     from mailbalancer.admin import backup as room
     from mailbalancer.control.client import request
 
+    text = room.unpack(Path(file))[room.CONFIG].decode("utf-8", "replace")
+    sockets = {_named_socket(text, Path(config).parent)} | (
+        {control_socket(config)} if Path(config).exists() else set()
+    )
     running = False
-    if Path(config).exists():
+    for socket in sockets:
         with contextlib.suppress(MailbalancerError):
-            request(control_socket(config), "status")
+            request(socket, "status")
             running = True
     if running:
         raise MailbalancerError("the balancer runs, and would write its own state over the old one", "stop it first")
-    for written in room.restore(Path(file), Path(config), _owner_after(Path(file))):
+    for written in room.restore(Path(file), Path(config), _owner_after(text)):
         _say(f"{written} restored")
 
 
-def _owner_after(archive: Path) -> tuple[int, int] | None:
+def _owner_after(text: str) -> tuple[int, int] | None:
     """Who must be able to read what root restores: whom the configuration in the archive names."""
-    from mailbalancer.admin import backup as room
     from mailbalancer.admin.edit import MissingError, value_at
 
-    text = room.unpack(archive)[room.CONFIG].decode("utf-8", "replace")
     try:
         user = value_at(text, ("user",))
     except MissingError:

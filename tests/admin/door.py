@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,11 +117,11 @@ class Door:
 
 
 @contextmanager
-def open_door(folder: Path, config: str = CONFIG, **more: Any) -> Iterator[Door]:
-    """A balancer whose door is open."""
+def open_door(folder: Path, config: str = CONFIG, under: Sequence[str] = (), **more: Any) -> Iterator[Door]:
+    """A balancer whose door is open; `under` is a command that runs it."""
     port = free_port()
     text = config.format(door=port, smtp=free_port(), pop=free_port(), **more)
-    with Balancer(text, folder) as balancer:
+    with Balancer(text, folder, under=under) as balancer:
         door = Door(port, balancer, folder)
         eventually(lambda: door.ask("GET", "/").status == 200, what="the door is open")
         yield door

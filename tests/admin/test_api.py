@@ -283,7 +283,13 @@ def test_history_keeps_what_ran_and_leads_back(door: Door) -> None:
     assert "weight: 3" in door.get("/config/history/3")["diff"]
     assert door.ask("POST", "/api/v1/config/history/1/rollback", If_Match=door.etag()).status == 200
     assert door.file == original
-    assert door.get("/config/history")["history"][0]["what"] == "back to configuration 1"
+    rows = door.get("/config/history")["history"]
+    assert rows[0]["what"] == "back to configuration 1"
+    assert door.balancer.stop() == 0
+    door.balancer.start()
+    eventually(lambda: door.ask("GET", "/").status == 200, what="the door is open again")
+    assert door.get("/config/history")["history"] == rows
+    assert "weight: 3" in door.get("/config/history/3")["diff"]
 
 
 def test_a_profile_is_looked_at_and_applied(door: Door) -> None:

@@ -28,6 +28,8 @@ def test_a_backup_brings_back_what_was_drained_and_nobody_s_keys(tmp_path: Path)
         assert (again.returncode, "File exists" in again.stderr) == (1, True)
         refused = balancer.cli("restore", str(saved))
         assert (refused.returncode, "stop it first" in refused.stderr) == (1, True)
+        elsewhere = run_cli("restore", str(saved), "-c", str(tmp_path / "other.yaml"))
+        assert (elsewhere.returncode, "stop it first" in elsewhere.stderr) == (1, True), "its state is that one's too"
         content = b"".join(backup.unpack(saved).values())
         assert not [s for s in door.secrets.values() if s.encode() in content]
         assert b"sha256:" not in content

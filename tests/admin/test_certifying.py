@@ -117,6 +117,33 @@ def test_the_list_says_who_shows_what_to_whom(door: Door, monkeypatch: pytest.Mo
     assert "smtp (web.example.com, *.web.example.com)" in shown.stdout
 
 
+def test_what_ends_soon_is_said_in_log_metric_and_list(tmp_path: Path, authority: Authority) -> None:
+    """At 30, 14, 7 and 1 days and after the end, each once however often the file is read; and not before."""
+    ends = {"a": 31.5, "b": 29.5, "c": 13.5, "d": 6.5, "e": 0.5, "f": -1.5}
+    listed_here = "".join(f"  {name}: {authority.issue(f'{name}.example', days=n).pem}\n" for name, n in ends.items())
+    config = CONFIG.replace("  mail: certs/mail.pem   # key and chain\n  web: {web}\n", listed_here)
+    with open_door(tmp_path, config.replace("[mail, web]", "a")) as door:
+        door.make_tokens()
+        door.balancer.command("reload")
+        log = [line for line in door.balancer.log_text().splitlines() if "expire" in line and "warning" in line]
+        for name, words in {
+            "b": "expires in 30 days",
+            "c": "expires in 14 days",
+            "d": "expires in 7 days",
+            "e": "expires within a day",
+            "f": "has expired",
+        }.items():
+            assert len([line for line in log if f"certificate '{name}' {words}" in line]) == 1, (name, log)
+        assert not [line for line in log if "certificate 'a'" in line]
+        found = {one["name"]: one["days_left"] for one in door.get("/certificates")["certificates"]}
+        assert found == {"a": 31, "b": 29, "c": 13, "d": 6, "e": 0, "f": -2}
+        metrics = door.ask("GET", "/metrics").body.decode()
+        for name, days in found.items():
+            told = re.search(rf'mailbalancer_certificate_remaining_seconds{{certificate="{name}"}} (\S+)', metrics)
+            assert told is not None
+            assert abs(float(told[1]) - days * 86400) < 1, "in whole days"
+
+
 # ---------------------------------------------------------------- renewing
 
 
