@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mailbalancer.control.host_plan import VXLAN_NUMBER, VXLAN_PORT, tunnel_mac
-from tests.support.farm import PORT, VIP, VIP6, Farm, Segment, Talk, pattern_digest, prepare_dsr, serve
+from tests.support.farm import PORT, VIP, VIP6, Farm, Segment, Site, Talk, pattern_digest, prepare_dsr, serve
 from tests.support.netns import Machine, World
 from tests.support.program import Balancer, run_cli
 from tests.support.waiting import eventually
@@ -148,6 +148,23 @@ def test_through_a_tunnel(world: World, tmp_path: Path) -> None:
         judged(balancer, "s2", "bad")
         tunnel = {"device": "mbvxlan4", "mtu": 1450, "mss": 1410}
         assert balancer.service("mail")["tunnel"] == [tunnel]
+
+
+def test_segments_that_do_not_fit_into_a_tunnel(world: World, tmp_path: Path) -> None:
+    """Over IPv6 nobody cuts packets on the way: a server that does not tell its clients to send less gets nothing."""
+    site = Site(world, tmp_path)
+    site.serve()
+    for machine in site.servers.values():
+        machine.route("default", "fd00:8::1")
+    config = dsr(6, forward="tunnel")
+    config["real_servers"] = {"s1": "fd00:8::11", "s2": "fd00:8::12"}
+    with site.balanced(config) as balancer:
+        judged(balancer, "s1", "good")
+        with pytest.raises(TimeoutError):
+            Talk(site.client, VIP6, timeout_s=1.5).give(bytes(MEGABYTE))
+        eventually(lambda: balancer.status()["network"]["tunnel"]["too_big"] >= 1, 10.0, "it is counted")
+        told = "the way to a tunnel's end lets only smaller packets through; give its real server a smaller advmss"
+        eventually(lambda: told in balancer.log_text(), 10.0, "it is told")
 
 
 @pytest.mark.parametrize("version", [4, 6])

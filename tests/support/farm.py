@@ -14,6 +14,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from mailbalancer.control.host_plan import VXLAN_NUMBER, VXLAN_PORT, tunnel_mac
 from tests.support.netns import Machine, World
 from tests.support.program import Balancer
 from tests.support.waiting import eventually
@@ -21,6 +22,8 @@ from tests.support.waiting import eventually
 PORT = 25
 VIP, VIP6 = "10.0.1.100", "fd00:1::100"
 SERVERS = {"s1": "10.0.2.11", "s2": "10.0.2.12"}
+#: What servers behind a tunnel tell their clients: the largest segment that fits into it.
+MSS = {4: 1410, 6: 1370}
 SERVERS6 = {"s1": "fd00:2::11", "s2": "fd00:2::12"}
 
 
@@ -218,6 +221,40 @@ class Segment:
     def balanced(self, config: dict[str, Any]) -> Balancer:
         """The program on the balancer; a context manager."""
         return Balancer(config, self.folder, under=self.balancer.inside())
+
+
+class Site(Farm):
+    """Servers in a network of their own, behind the router: for tunnels. They answer clients past the balancer.
+
+    s1 10.8.0.11, fd00:8::11, s2 10.8.0.12, fd00:8::12 ── router 10.8.0.1, fd00:8::1
+    """
+
+    def __init__(self, world: World, folder: Path) -> None:
+        super().__init__(world, folder)
+        site = world.switch("site")
+        self.router.plug(site, "eth2", "10.8.0.1/24", "fd00:8::1/64")
+        for via in ("10.0.1.254", "fd00:1::254"):
+            self.client.route("default", via)
+        self.servers = {name: self._behind(site, name, host) for name, host in (("s1", "11"), ("s2", "12"))}
+
+    def _behind(self, site: Machine, name: str, host: str) -> Machine:
+        machine = self.world.machine(f"site-{name}")
+        addresses = {4: f"10.8.0.{host}", 6: f"fd00:8::{host}"}
+        machine.plug(site, "eth0", f"{addresses[4]}/24", f"{addresses[6]}/64")
+        for version, gateway, balancer in ((4, "10.8.0.1", "10.0.1.1"), (6, "fd00:8::1", "fd00:1::1")):
+            machine.run("ip", f"-{version}", "route", "replace", "default", "via", gateway, "advmss", str(MSS[version]))
+            end_tunnel(machine, f"vx{version}", addresses[version], balancer)
+        prepare_dsr(machine)
+        return machine
+
+
+def end_tunnel(machine: Machine, device: str, address: str, balancer: str) -> None:
+    """The far end of the balancer's tunnel to this address."""
+    words = ["id", str(VXLAN_NUMBER), "dstport", str(VXLAN_PORT), "local", address, "remote", balancer]
+    machine.run("ip", "link", "add", device, "address", tunnel_mac(address), "type", "vxlan", *words)
+    machine.run("ip", "link", "set", device, "up")
+    for place in ("all", device):
+        machine.sysctl(f"net.ipv4.conf.{place}.rp_filter", "0")
 
 
 def prepare_dsr(machine: Machine) -> None:

@@ -91,8 +91,13 @@ def _udp(name: str, log: Path, address: str, port: int) -> None:
         select.select([sock], [], [])
         data, controls, _, peer = sock.recvmsg(65535, 256)
         _note(log, f"udp {peer[0]} {peer[1]} -")
-        same = [(level, kind, value) for one, two, value in controls if (one, two) == (level, kind)]
+        same = [(level, kind, _anywhere(value)) for one, two, value in controls if (one, two) == (level, kind)]
         sock.sendmsg([f"{name} {peer[0]} {peer[1]} ".encode() + data], same, 0, peer)
+
+
+def _anywhere(info: bytes) -> bytes:
+    """The address that was asked, without the interface: the answer may leave by another one."""
+    return info[:16] + bytes(4) if len(info) == 20 else bytes(4) + info[4:]
 
 
 def _note(log: Path, line: str) -> None:
