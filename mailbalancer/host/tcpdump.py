@@ -91,6 +91,7 @@ class Captures:
         while any(b"listening on" not in capture.said for capture in self.captures):
             for capture, process in self._processes:
                 if process.poll() is not None:
+                    self.read(QUIET_S)  # its last words
                     raise _explained(capture)
             if time.monotonic() >= ends_at:
                 raise HostError(f"tcpdump did not begin within {BEGIN_S:.0f} s")

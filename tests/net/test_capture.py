@@ -19,7 +19,7 @@ from tests.support.program import Balancer, run_cli
 from tests.support.tools import require
 from tests.support.waiting import eventually
 
-FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1}
+FAST = {"type": "tcp", "interval_s": 1.0, "timeout_s": 2.0, "rise": 1, "fall": 3}
 ONE = {"s1": SERVERS["s1"]}
 
 
@@ -85,7 +85,7 @@ def test_both_sides_in_one_file(farm: Farm, tmp_path: Path, forward: str) -> Non
     with farm.balanced(config(forward, ONE)) as balancer:
         eventually(lambda: balancer.real_server("mail", "s1")["up"], 10.0, "s1 is up")
         if forward in ("transparent", "client"):
-            eventually(lambda: balancer.real_server("mail", "s1")["way_back"], 10.0, "s1 is probed")
+            eventually(lambda: _is_good(balancer), 20.0, "s1 is known to answer through us")
         running = Running(farm.balancer, balancer, "--client", "10.9.0.5", "--write", str(file))
         vip = VIP if forward in ("transparent", "snat") else "10.0.1.1"
         other, talk = Talk(farm.client, vip), Talk(farm.far, vip)
@@ -105,6 +105,11 @@ def test_both_sides_in_one_file(farm: Farm, tmp_path: Path, forward: str) -> Non
     assert {"10.9.0.5", vip, "10.0.2.11"} <= addresses
     assert "10.0.1.5" not in addresses
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def _is_good(balancer: Balancer) -> bool:
+    way = balancer.real_server("mail", "s1")["way_back"]
+    return way is not None and way["verdict"] == "good"
 
 
 def test_direct_server_return_in_words(world: World, tmp_path: Path) -> None:

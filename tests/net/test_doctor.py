@@ -12,7 +12,7 @@ from tests.support.netns import World
 from tests.support.program import Balancer
 from tests.support.waiting import eventually
 
-FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1}
+FAST = {"type": "tcp", "interval_s": 1.0, "timeout_s": 2.0, "rise": 1, "fall": 3}
 
 
 def config(**more: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def probed(balancer: Balancer) -> bool:
 def test_a_network_that_is_as_it_should_be(farm: Farm) -> None:
     farm.serve()
     with farm.balanced(config()) as balancer:
-        eventually(lambda: probed(balancer), 10.0, "both are probed")
+        eventually(lambda: probed(balancer), 20.0, "both are probed")
         assert [one for one in visit(farm, balancer)[1] if one["severity"] != "note"] == []
 
 
@@ -43,7 +43,7 @@ def test_the_puzzle_is_found(world: World, tmp_path: Path) -> None:
     farm = Farm(world, tmp_path, gateway=False)
     farm.serve()
     with farm.balanced(config()) as balancer:
-        eventually(lambda: probed(balancer), 10.0, "both are probed")
+        eventually(lambda: probed(balancer), 20.0, "both are probed")
         code, found = visit(farm, balancer)
         assert code == 1
         first = found[0]
@@ -58,7 +58,7 @@ def test_the_puzzle_is_found(world: World, tmp_path: Path) -> None:
 def test_what_somebody_else_has_switched_off(farm: Farm) -> None:
     farm.serve()
     with farm.balanced(config()) as balancer:
-        eventually(lambda: probed(balancer), 10.0, "both are probed")
+        eventually(lambda: probed(balancer), 20.0, "both are probed")
         farm.balancer.sysctl("net.ipv4.conf.eth1.forwarding", "0")
         rules = "table inet fw { chain forward { type filter hook forward priority 0; policy drop; accept; }; }"
         farm.balancer.run("nft", "-f", "-", text=rules)

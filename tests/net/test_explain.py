@@ -34,7 +34,7 @@ from tests.support.netns import Machine, World
 from tests.support.program import Balancer
 from tests.support.waiting import eventually
 
-FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.45, "rise": 1, "fall": 3}
+FAST = {"type": "tcp", "interval_s": 1.0, "timeout_s": 2.0, "rise": 1, "fall": 3}
 ONE, ONE6 = {"s1": SERVERS["s1"]}, {"s1": SERVERS6["s1"]}
 NEAR, NEAR6 = {"s1": "10.0.1.11"}, {"s1": "fd00:1::11"}
 TAKE_OUT = {"source": {"probe_failed": "take_out_of_service"}}
