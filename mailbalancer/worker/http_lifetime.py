@@ -299,7 +299,7 @@ class Lifetime:
     def _time(self) -> None:
         """How long the request took, for its server; for the service where none was asked."""
         engine, link = self._engine, self.link
-        slot = link.slot if link is not None and link.slot >= 0 else self.service.slot
+        slot = link.slot if link is not None and link.slot >= 0 and self.sent_at else self.service.slot
         first_byte_s = self.first_at - self.sent_at if self.first_at else -1.0
         engine.timings.exchanged(slot, first_byte_s, engine.reactor.now - self.head_at)
 

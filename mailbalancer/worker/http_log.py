@@ -30,6 +30,8 @@ def request_facts(connection: Lifetime, now: float, failure: str) -> dict[str, V
     `first_byte_s` from the request to the head of the answer, `total_s` from the first byte of the request.
     """
     head, link = connection.head, connection.link
+    if link is not None and link.served and not connection.sent_at:
+        link = None  # it is there from another request; this one was answered by us
     target = link.target if link is not None else None
     facts: dict[str, Value] = {
         "service": connection.service.name,

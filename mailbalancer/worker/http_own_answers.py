@@ -53,9 +53,17 @@ class OwnAnswers(Lifetime):
         """Answer with an error and close: what follows on this connection may be anything."""
         self.status = status
         if self.head is None or (self.stage <= _HEAD and words):
-            self.head = None  # nothing of it is trusted, also not for the log
+            self._distrust()
         without_body = self.head is not None and self.head.method == b"HEAD"
         self._say(answer(status, without_body=without_body), closes=True, failure=words)
+
+    def _distrust(self) -> None:
+        """Nothing is known of the request at hand, also not for the log; least of all what the one before it was."""
+        self.head = self.asked = None
+        self.asked_at = self.sent_at = self.first_at = 0.0
+        self.bytes_in, self.bytes_out = len(self._in), 0
+        if self.stage is Stage.IDLE:
+            self.head_at = self._engine.reactor.now
 
     def _say(self, data: bytes, closes: bool, failure: str = "") -> bool:
         """Our own answer, whole. False: the connection ends with it."""

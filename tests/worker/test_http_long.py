@@ -14,7 +14,7 @@ import pytest
 
 from mailbalancer.ipc.board import Availability, Count
 from mailbalancer.ipc.messages import DropSessions
-from mailbalancer.model import Http, HttpLimits, Member, Mode, Queue, Service
+from mailbalancer.model import Http, HttpLimits, HttpRoute, Member, Mode, Pool, Queue, Redirect, Route, Service
 from tests.support.lone_worker import Door, LoneWorker, Place, member, receive_all, reset, service
 from tests.support.waiting import eventually
 from tests.support.web import Message, Web, Wire, reply
@@ -287,6 +287,33 @@ def test_the_access_log(worker: LoneWorker) -> None:
     assert line["out"] > 0
     assert all(line[name] >= 0 for name in ("queue_s", "connect_s", "first_byte_s", "total_s"))
     assert "secret" not in str(line)
+
+
+def test_what_we_answer_ourselves_is_told_of_no_server(worker: LoneWorker) -> None:
+    """On a connection that has a server from a request before."""
+    rules = Route("go", (), Pool("web", "go", ()), ("/go",), HttpRoute(redirect=Redirect("/", 302)))
+    with Web("ex1") as ex1:
+        worker.configure(web(ex1, routes=(rules,)))
+        with worker.connect("web") as client:
+            wire = Wire(client)
+            for target, status in (("/a", 200), ("/go", 302), ("/b", 200)):
+                client.sendall(request(target, method="GET"))
+                assert wire.answer().status == status
+            client.sendall(b"GET /c HTTP/1.1\r\nHost: m\r\nContent-Length: +1\r\n\r\n")
+            assert wire.answer().status == 400
+        lines = eventually(
+            lambda: [line for line in worker.log_lines() if line["message"] == "request"][3:], what="four lines"
+        )
+        lines = [line for line in worker.log_lines() if line["message"] == "request"]
+    told = [(line["status"], line["path"], line["server"], line["route"]) for line in lines]
+    assert told == [
+        (200, "/a", "ex1", None),
+        (302, "/go", None, "go"),
+        (200, "/b", "ex1", None),
+        (400, None, None, None),
+    ]
+    assert not {"queue_s", "connect_s", "first_byte_s"} & lines[3].keys()
+    assert lines[3]["in"] == len(b"GET /c HTTP/1.1\r\nHost: m\r\nContent-Length: +1\r\n\r\n")
 
 
 def test_no_access_log(worker: LoneWorker) -> None:
