@@ -25,6 +25,7 @@ _LINE: Final = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
 #: A whole reply of one line, as `Lines` and `_LINE` would take it; servers answer most commands in the same few words.
 _WHOLE: Final = re.compile(rb"([2-5][0-5][0-9])(?: ([^\x00-\x1f\x7f]*+))?\r\n")
 _UNPRINTABLE: Final = re.compile(rb"[^\x20-\x7e]")
+_ADDRESS: Final = re.compile(rb"[^\s<>()\[\]\",;:=]*@[^\s<>()\",;=]*")
 _ENHANCED: Final = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:[ ]|\Z)")
 
 
@@ -70,9 +71,12 @@ class Reply:
         return self.code == 452 and self.enhanced == "4.3.1"
 
     def words(self) -> str:
-        """The reply on one line, for a log: printable ASCII, at most 200 characters."""
-        text = b" ".join((b"%d" % self.code, *self.lines))[:200]
-        return _UNPRINTABLE.sub(b"?", text).decode("ascii")
+        """The reply on one line, for a log: printable ASCII, at most 200 characters. Servers repeat mail addresses in
+        their refusals, and these are left out; what looks like one in an acceptance is the name of the message."""
+        text = b" ".join((b"%d" % self.code, *self.lines))[:400]
+        if self.code >= 400 and b"@" in text:
+            text = _ADDRESS.sub(b"(address)", text)
+        return _UNPRINTABLE.sub(b"?", text[:200]).decode("ascii")
 
 
 class Replies:

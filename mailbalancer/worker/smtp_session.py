@@ -564,7 +564,8 @@ class SmtpSession(MailSession):
         fields = {"service": self.service.name, "client": str(Endpoint(self.address, self.port))}
         if smtp.log_addresses:
             fields["command"] = one_line(command.line.decode("utf-8", "replace")[:200])
-        log.info("refused", reason=objection.value, **fields)
+        reply = _ANSWERS[objection].render().decode("ascii").rstrip("\r\n")
+        log.info("refused", reason=objection.value, reply=reply, **fields)
 
     # ------------------------------------------------------------ the message
 

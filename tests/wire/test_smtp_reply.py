@@ -161,3 +161,23 @@ def test_the_short_way_is_closed_behind_half_a_reply(before: bytes) -> None:
     replies.feed(before)
     assert replies.next() is None
     assert replies.only(b"250 last\r\n") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "logged"),
+    [
+        (b"554 5.7.1 <joe@example.com>: Relay access denied", "554 5.7.1 <(address)>: Relay access denied"),
+        (b"550 5.1.1 No mailbox joe@example.com, sorry", "550 5.1.1 No mailbox (address), sorry"),
+        (b"550 \xc3\xbc.b@x.test unknown", "550 (address) unknown"),
+        (b'550 "a b"@x.test unknown', '550 "a b"(address) unknown'),
+        (b"550 smtp;550 user=joe@example.com;x", "550 smtp;550 user=(address);x"),
+        (b"250 2.0.0 Ok: queued as 4ABC", "250 2.0.0 Ok: queued as 4ABC"),
+        (b"250 2.6.0 <201@x> [Hostname=ex1] Queued mail", "250 2.6.0 <201@x> [Hostname=ex1] Queued mail"),
+    ],
+)
+def test_addresses_are_kept_out_of_the_log(said: bytes, logged: str) -> None:
+    replies = Replies()
+    replies.feed(said + b"\r\n")
+    reply = replies.next()
+    assert reply is not None
+    assert reply.words() == logged

@@ -530,6 +530,7 @@ def test_only_permitted_domains(worker: LoneWorker) -> None:
         assert len([c for c in mx1.commands if c.startswith(b"RCPT")]) == 3
         refused = [line for line in worker.log_lines() if line["message"] == "refused"]
         assert {line["reason"] for line in refused} == {"recipient_denied"}
+        assert {line["reply"] for line in refused} == {"550 5.7.1 Relay access denied"}
         assert "other.test" not in worker.raw_log()
 
 
