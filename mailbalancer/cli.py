@@ -584,17 +584,17 @@ def restore(config: str, file: str) -> None:
             running = True
     if running:
         raise MailbalancerError("the balancer runs, and would write its own state over the old one", "stop it first")
-    for written in room.restore(Path(file), Path(config), _owner_after(text)):
+    for written in room.restore(Path(file), Path(config), _reader_by(text)):
         _say(f"{written} restored")
 
 
-def _owner_after(text: str) -> tuple[int, int] | None:
-    """Who must be able to read what root restores: whom the configuration in the archive names."""
-    from mailbalancer.admin.edit import MissingError, value_at
+def _reader_by(text: str) -> tuple[int, int] | None:
+    """Who must be able to read what root writes for the balancer: whom its configuration names."""
+    from mailbalancer.admin.edit import EditError, value_at
 
     try:
         user = value_at(text, ("user",))
-    except MissingError:
+    except EditError:
         user = "auto"
     return _ids(user) if isinstance(user, str) and os.geteuid() == 0 else None
 
@@ -909,9 +909,9 @@ def _certifying(function: Callable[..., None]) -> Callable[..., None]:
 def _reader_of_keys(config: str) -> tuple[int, int] | None:
     """Who must be able to read a key that root writes, whatever else may be wrong with the configuration."""
     try:
-        return _service_owner(config, None)
-    except ConfigError:
-        return None
+        return _reader_by(Path(config).read_text(errors="replace"))
+    except OSError:
+        return None  # what is done next says so
 
 
 @certificates.command("list", short_help="Show certificates, days left and who shows them.")

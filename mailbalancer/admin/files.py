@@ -90,6 +90,10 @@ def _unwritable(path: Path, error: OSError) -> MailbalancerError:
     remedy = f"let the user that runs this write to {path.resolve().parent} (a new file is put beside the old one)"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "make room on that disk"
+    elif error.errno == errno.EROFS:
+        remedy = (
+            "it is mounted read-only here: `ReadWritePaths=` of the systemd unit, or the container's volume, says so"
+        )
     return MailbalancerError(f"{path} cannot be written: {error.strerror or error}", remedy)
 
 

@@ -109,7 +109,7 @@ def _material(listed: Listed, chain_file: _File, key_file: _File, now: datetime)
     warnings = (
         _exposed(key_file),
         seen.expiry(now, 0),
-        _weak(chain[0]),
+        weakness(chain[0]),
         *_out_of_order(chain, chain_file.path),
         staple_warning,
     )
@@ -251,7 +251,7 @@ def _exposed(key_file: _File) -> str:
     return f"every user of this machine can read the private key in {key_file.path}; chmod o= {key_file.path}"
 
 
-def _weak(certificate: x509.Certificate) -> str:
+def weakness(certificate: x509.Certificate) -> str:
     """What OpenSSL's security level of this machine let pass, and clients may not (RFC 9325 section 4.5)."""
     key, digest = certificate.public_key(), certificate.signature_hash_algorithm
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < _RSA_BITS:

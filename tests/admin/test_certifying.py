@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import pwd
 import re
 import socket
 import ssl
@@ -421,9 +422,11 @@ def test_without_a_balancer_the_files_are_written(
 ) -> None:
     """As after an installation: the configuration names a certificate that is not there yet."""
     monkeypatch.setenv("COLUMNS", "200")
+    user = "nobody" if os.geteuid() == 0 else ""  # whom the balancer becomes, and who must read the key then
+    reader = pwd.getpwnam(user).pw_uid if user else os.geteuid()
     file = tmp_path / "mailbalancer.yaml"
     file.write_text(
-        f"control_socket: {tmp_path}/c\nstate_file: ''\nuser: ''\nreal_servers: {{a: 127.0.0.1}}\n"
+        f"control_socket: {tmp_path}/c\nstate_file: ''\nuser: '{user}'\nreal_servers: {{a: 127.0.0.1}}\n"
         "certificates: {mail: certs/mail.pem}  # to come\n"
         "services: {s: {mode: imap, listen: '127.0.0.1:1143', client_tls: {starttls: implicit, certificate: mail}, "
         "server_tls: {starttls: none}, real_servers: {a: 9}}}\n"
@@ -437,7 +440,8 @@ def test_without_a_balancer_the_files_are_written(
     signed.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     added = run_cli("certificates", "replace", "mail", "--chain", str(signed), *own)
     assert added.returncode == 0, added
-    assert stat.S_IMODE((tmp_path / "certs" / "mail.pem").stat().st_mode) == 0o600
+    status = (tmp_path / "certs" / "mail.pem").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, reader)
     assert "# to come" in file.read_text()
     shown = run_cli("certificates", "list", *own)
     assert re.search(r"mail +\d+ .*s \(default\)", shown.stdout), shown

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from mailbalancer.model import Certificate
-from mailbalancer.tls.material import CertificateError, read_all, read_authorities, read_material
+from mailbalancer.tls.material import CertificateError, read_all, read_authorities, read_material, weakness
 from tests.support.certs import Authority, Issued
+from tests.support.tools import require
 from tests.tls.handshake import listed, material
 
 
@@ -176,3 +179,22 @@ def test_a_useless_answer_is_left_out_and_said(authority: Authority, issued: Iss
     made = read_material(listed(issued, ocsp_file=tmp_path / "none.der"))
     assert made.staple is None
     assert "served without OCSP answer" in made.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("rsa:1024", "-sha256"), "its RSA key has 1024 bits"),
+        (("rsa:2048", "-sha1"), "signed with SHA1"),
+        (("rsa:2048", "-sha256"), ""),
+    ],
+)
+def test_what_openssl_lets_pass_may_still_be_weak(tmp_path: Path, arguments: tuple[str, str], words: str) -> None:
+    """Whether it lets it pass is this machine's security level; what we say of it is the same everywhere."""
+    files = ("-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate"))
+    command = [require("openssl"), "req", "-x509", "-nodes", "-subj", "/CN=x", "-newkey", *arguments, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "certificate").read_bytes())
+    said = weakness(certificate)
+    assert words in said
+    assert bool(words) == bool(said)
