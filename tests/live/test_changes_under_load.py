@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,42 @@ def test_a_hundred_changes_and_no_connection_fails(tmp_path: Path) -> None:
         assert len(door.get("/config/history")["history"]) == 50
         sessions = "the sessions have ended"
         eventually(lambda: door.balancer.service("echo")["sessions"] == 0, what=sessions)
+
+
+def test_many_hands_at_once_leave_one_truth(tmp_path: Path) -> None:
+    """Eight administrators change, reload, drain and bring certificates at the same time, and one looks on."""
+
+    def hand(door: Door, number: int) -> list[int]:
+        name, statuses = f"ex{number % 2 + 1}", []
+        for turn in range(6):
+            weight = {"weight": number + turn + 1}
+            made = {"names": [f"n{number}.example.com"], "key": "ecdsa-p256"}
+            wait = ("POST", f"/api/v1/real-servers/{name}/{'drain' if turn % 2 else 'enable'}", {})
+            change = ("PUT", f"/api/v1/config/services/echo/real-servers/{name}/weight", weight)
+            bring = ("POST", f"/api/v1/certificates/n{number}/self-signed", made)
+            reload = ("POST", "/api/v1/reload", None)
+            for method, path, body in (change, wait, bring, reload)[: 4 if turn == 0 else 2]:
+                tag = "*" if turn % 2 else door.etag()
+                statuses.append(door.ask(method, path, body, If_Match=tag).status)
+        return statuses
+
+    with (
+        Echo("ex1") as ex1,
+        Echo("ex2") as ex2,
+        opened(tmp_path, ECHO, ex1=ex1.port, ex2=ex2.port) as (door, _front),
+        ThreadPoolExecutor(9) as hands,
+    ):
+        comments = re.findall(r"#.*", door.file)
+        asked = [hands.submit(hand, door, number) for number in range(8)]
+        looked = [door.ask("GET", f"/api/v1{path}").status for path in ("/config", "/status", "/certificates") * 5]
+        statuses = {status for one in asked for status in one.result()}
+        assert set(looked) == {200}
+        assert statuses <= {200, 412}, "somebody who has not seen the newest file is told so"
+        for name in ("ex1", "ex2"):
+            assert written(door.file)[name] == door.balancer.real_server("echo", name)["weight"]
+        assert re.findall(r"#.*", door.file) == comments
+        names = {f"n{number}" for number in range(8)}
+        assert set(yaml.safe_load(door.file)["certificates"]) == names
+        assert {one["name"] for one in door.get("/certificates")["certificates"]} == names
+        assert {path.name for path in (tmp_path / "certs").iterdir()} == {f"{name}.pem" for name in names}
+        assert door.get("/config")["pending"] is False
