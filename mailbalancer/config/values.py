@@ -131,6 +131,8 @@ def endpoint(text: str) -> Endpoint:
 
 def network(text: str) -> IPNetwork:
     """A network; an address alone is that one host."""
+    if "%" in text:
+        raise ValueError(f"{quoted(text)} has a zone; link-local networks are not supported")
     try:
         return ipaddress.ip_network(text, strict=True)
     except ValueError:
