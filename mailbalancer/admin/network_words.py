@@ -19,6 +19,8 @@ def service_words(service: Facts) -> Iterator[tuple[str, Tone | None]]:
         whose = f": {networks}" if networks else ""
         yield f"{count(own['sessions'], 'session')} with the balancer's address instead of the client's{whose}", None
 
+    for source in service.get("sources", ()):
+        yield _leaving(source)
     if service.get("strays"):
         packets = count(service["strays"], "answer")
         yield f"{packets} to clients that reached a real server past the balancer", Tone.WARNING
@@ -27,6 +29,14 @@ def service_words(service: Facts) -> Iterator[tuple[str, Tone | None]]:
         yield f"{packets} did not fit somewhere on the way (fragmentation needed); who sent them has been told", None
     for tunnel in service.get("tunnel", ()):
         yield f"tunnel {plain(tunnel['device'])}: MTU {tunnel['mtu']}, real servers need advmss {tunnel['mss']}", None
+
+
+def _leaving(source: Facts) -> tuple[str, Tone | None]:
+    """`relay from 10.0.2.6 to ex1: 17/20`, beside what the server takes from one address."""
+    full = source["limit"] and source["sessions"] >= source["limit"]
+    of = f"/{source['limit']}" if source["limit"] else ""
+    where = f"{plain(source['class'])} from {plain(source['address'])} to {plain(source['real_server'])}"
+    return f"{where}: {source['sessions']}{of}", Tone.WARNING if full else None
 
 
 def report_words(report: Facts) -> Iterator[tuple[str, Tone]]:

@@ -252,8 +252,6 @@ def _service_block(service: Facts, *, wide: bool) -> Iterator[RenderableType]:
         yield _indented(_toned(sentence, tone) if tone else Text(sentence))
     for sentence, tone in network_words.service_words(service):
         yield _indented(_toned(sentence, tone) if tone else Text(sentence))
-    for source in service.get("sources", ()):
-        yield _indented(_source_words(source))
     everybody = [server for pool in service["pools"] for server in pool["real_servers"]]
     for number, pool in enumerate(service["pools"]):
         yield _indented(Text(_pool_words(pool)))
@@ -281,14 +279,6 @@ def _http_counts(service: Facts) -> Text:
     if service["pinned_reused"]:
         line.append(f", {service['pinned_reused']} PINNED ONES REUSED: report this", style=_STYLES[Tone.BAD])
     return line
-
-
-def _source_words(source: Facts) -> Text:
-    """`relay from 10.0.2.6 to ex1: 17/20`."""
-    full = source["limit"] and source["sessions"] >= source["limit"]
-    of = f"/{source['limit']}" if source["limit"] else ""
-    line = Text(f"{plain(source['class'])} from {plain(source['address'])} to {plain(source['real_server'])}: ")
-    return line.append(f"{source['sessions']}{of}", style=_STYLES[Tone.WARNING] if full else "")
 
 
 def _pool_words(pool: Facts) -> str:

@@ -18,7 +18,16 @@ from mailbalancer.ipc.board import Availability
 from mailbalancer.ipc.messages import Offered, Up
 from mailbalancer.model import MemberKey
 from mailbalancer.wire.smtp_answers import render_greeting
-from mailbalancer.wire.smtp_capabilities import Capabilities, Showing, common, either, lines_of, parse_lines, shown
+from mailbalancer.wire.smtp_capabilities import (
+    Capabilities,
+    Showing,
+    common,
+    either,
+    lines_of,
+    parse_lines,
+    render_ehlo,
+    shown,
+)
 from mailbalancer.wire.smtp_data import BareNewlines
 from mailbalancer.wire.smtp_dialogue import Rules
 from mailbalancer.wire.smtp_opening import Plan
@@ -44,7 +53,7 @@ class MailService(Service):
         self.policy = Policy(model.MailPolicy())
         self.names: ReverseNames | None = None  # of clients, for XCLIENT
         self._capabilities: dict[str, Capabilities] = {}
-        self._shown: dict[tuple[str, tuple[bytes, ...], bool, bool], Capabilities] = {}
+        self._shown: dict[tuple[str, tuple[bytes, ...], bool, bool], bytes] = {}
 
     def configure(
         self,
@@ -147,8 +156,9 @@ class MailService(Service):
             self._shown.clear()
             self._tell(Offered(self.name, server, [line.decode("ascii") for line in lines_of(capabilities)]))
 
-    def shown(self, server: str, lines: tuple[bytes, ...], *, starttls: bool, auth: bool) -> Capabilities:
-        """What a client of this server is told: one list for the service, as stated or as all servers have in common.
+    def hello(self, server: str, lines: tuple[bytes, ...], *, starttls: bool, auth: bool) -> bytes:
+        """The answer to EHLO of a client of this server: one list for the service, as stated or as all servers have in
+        common.
 
         Args:
             lines: of the server's own reply; what it does not offer this client is not promised.
@@ -161,9 +171,8 @@ class MailService(Service):
                 self._shown.clear()
             lists = [self._capabilities[name] for name in self._servers if name in self._capabilities]
             known = self._stated or common([*lists, own])
-            found = self._shown[server, lines, starttls, auth] = shown(
-                known, self.showing, starttls=starttls, auth=auth
-            )
+            told = shown(known, self.showing, starttls=starttls, auth=auth)
+            found = self._shown[server, lines, starttls, auth] = render_ehlo(self.mail.host.encode("ascii"), told)
         return found
 
     # ------------------------------------------------------------ servers

@@ -26,7 +26,6 @@ from mailbalancer.wire import proxy_header
 from mailbalancer.wire.mail_lines import BadLine, LineFault, Lines
 from mailbalancer.wire.smtp_answers import Answer
 from mailbalancer.wire.smtp_bdat import ChunkBody, parse_bdat
-from mailbalancer.wire.smtp_capabilities import render_ehlo
 from mailbalancer.wire.smtp_command import (
     MAX_AUTH_BYTES,
     MAX_COMMAND_BYTES,
@@ -764,8 +763,7 @@ class SmtpSession(MailSession):
         assert target is not None
         starttls = service.client_starttls in ("offer", "require") and not dialogue.secured
         auth = dialogue.secured or service.client_starttls not in ("offer", "require")
-        offered = service.shown(target.name, reply.lines[1:], starttls=starttls, auth=auth)
-        return render_ehlo(service.mail.host.encode("ascii"), offered)
+        return service.hello(target.name, reply.lines[1:], starttls=starttls, auth=auth)
 
     def _end_message(self, reply: Reply) -> None:
         """The server's verdict."""

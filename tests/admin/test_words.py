@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailbalancer.admin import words
+from mailbalancer.admin import network_words, words
 from mailbalancer.admin.words import Tone
 
 QUIET_SERVER: dict[str, Any] = {
@@ -153,3 +153,16 @@ def test_troubles_of_a_worker(changes: dict[str, Any], said: list[str]) -> None:
 def test_plain_keeps_letters_of_every_language_and_nothing_that_moves_a_cursor() -> None:
     assert words.plain("Grüße, 東京, 12 %") == "Grüße, 東京, 12 %"
     assert words.plain("a\x1b[31mb\x00\x7f\x9b\u202e\u2028\ud800c") == "a?[31mb??????c"
+
+
+@pytest.mark.parametrize(
+    ("sessions", "limit", "said", "tone"),
+    [
+        (17, 20, "relay from 10.0.2.6 to ex1: 17/20", None),
+        (20, 20, "relay from 10.0.2.6 to ex1: 20/20", Tone.WARNING),
+        (5, 0, "relay from 10.0.2.6 to ex1: 5", None),
+    ],
+)
+def test_what_leaves_from_an_address_of_a_class(sessions: int, limit: int, said: str, tone: Tone | None) -> None:
+    source = {"class": "relay", "address": "10.0.2.6", "real_server": "ex1", "sessions": sessions, "limit": limit}
+    assert list(network_words.service_words({"sources": [source]})) == [(said, tone)]
