@@ -187,6 +187,49 @@ def _running(config: Config, status: Mapping[str, Any] | None) -> Iterator[Findi
         yield from _worker(worker)
     for service in status["services"]:
         yield from _service(service)
+    yield from _segments(status.get("network") or {})
+
+
+def _segments(network: Mapping[str, Any]) -> Iterator[Finding]:
+    """Who else claims our addresses, and frames that should not be there."""
+    for claim in network.get("claims", ()):
+        yield Finding(
+            Severity.BROKEN,
+            "network",
+            f"{claim['who']} ({claim['mac']}) answers for {claim['address']}: some clients go there past the balancer",
+            "it must keep quiet about it (`mailbalancer realserver` prints how), or give the address up",
+        )
+    for guard in network.get("guards", ()):
+        if guard["own_mac"]:
+            yield Finding(
+                Severity.RISK,
+                "network",
+                f"{guard['own_mac']} frames of our own came back on {guard['device']}: there is a loop",
+                "look for two cables or a bridge between the same networks",
+            )
+        if guard["own_address"]:
+            yield Finding(
+                Severity.RISK,
+                "network",
+                f"{guard['own_address']} frames with a service's address as sender came in on {guard['device']} and "
+                "were dropped: a real server of dsr or tunnel answers through us",
+                "`mailbalancer realserver SERVICE --verify` names the one whose gateway is the balancer",
+            )
+    tunnel = network.get("tunnel", {})
+    if tunnel.get("strangers"):
+        yield Finding(
+            Severity.NOTE,
+            "network",
+            f"{tunnel['strangers']} packets of strangers into our tunnel were dropped",
+            "let UDP port 4789 in from nobody",
+        )
+    if tunnel.get("too_big"):
+        yield Finding(
+            Severity.RISK,
+            "network",
+            f"{tunnel['too_big']} packets did not fit on the way to a tunnel's end",
+            "a smaller `advmss` on its real server; `mailbalancer realserver SERVICE --verify` measures it",
+        )
 
 
 def _worker(worker: Mapping[str, Any]) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ Refuses to know: frames (`host.knock`, `host.segment`, `host.path_size`), and wh
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import random
 import socket
@@ -16,6 +17,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from mailbalancer.balance.health import Verdict as Check
+from mailbalancer.control.checks.dns import asked_in_one_datagram
+from mailbalancer.control.checks.run import run_check
 from mailbalancer.control.explaining import members_of, own_address_towards, tunnel_mss
 from mailbalancer.control.gateway_probe import far_address
 from mailbalancer.control.host_plan import TUNNEL_DEVICES, tunnel_mac
@@ -25,7 +29,7 @@ from mailbalancer.host.rtnetlink import network_now
 from mailbalancer.host.segment import claimed
 from mailbalancer.l4.pcap import Record, packet
 from mailbalancer.l4.way_back import Verdict
-from mailbalancer.model import Endpoint, Forward, Member, Service
+from mailbalancer.model import DnsCheck, Endpoint, Forward, Member, Service
 from mailbalancer.network import KNOCK_PORTS, Network
 
 ANSWER_S = 1.0
@@ -109,7 +113,7 @@ class _Verification:
     def _own_address(self) -> Verified:
         what, endpoint = "its own address", self._member.endpoint
         if self._datagrams:
-            return Verified(what, Verdict.UNKNOWN, f"{endpoint} takes datagrams: the check of the service tells")
+            return self._own_check(what)
         try:
             with socket.create_connection((endpoint.host, endpoint.port), KNOCKS * ANSWER_S):
                 return Verified(what, Verdict.GOOD, f"{endpoint} accepts connections from the balancer")
@@ -118,6 +122,15 @@ class _Verification:
         except OSError as error:
             said = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error.strerror}"
             return Verified(what, Verdict.BAD, f"{endpoint} {said}", "is it on, and does its firewall let us in?")
+
+    def _own_check(self, what: str) -> Verified:
+        """Datagrams are answered by who understands them: the service's check asks what its program knows."""
+        check, endpoint = self._service.pool.check, self._member.endpoint
+        if not isinstance(check.options, DnsCheck) or check.type == "none":
+            return Verified(what, Verdict.UNKNOWN, f"{endpoint} takes datagrams, and no check says which it answers")
+        result = asyncio.run(run_check(check, endpoint))
+        verdict = Verdict.GOOD if result.verdict is not Check.DOWN else Verdict.BAD
+        return Verified(what, verdict, f"{endpoint}: {result.reason}")
 
     def _segment(self) -> Verified:
         what, found = "same segment", self._network.segment_of(ipaddress.ip_address(self._server))
@@ -165,7 +178,7 @@ class _Verification:
             return Verified(
                 what, Verdict.BAD, f"it has {vip.host} and refuses {vip}", "let its program listen on all addresses"
             )
-        if self._datagrams:
+        if self._datagrams and not isinstance(self._service.pool.check.options, DnsCheck):
             return Verified(what, Verdict.UNKNOWN, f"it answers no ping to {vip.host}, which it need not do")
         where = "put that address on its loopback interface"
         tunnel = ", end the tunnel, and switch rp_filter off there" if self._forward is Forward.TUNNEL else ""
@@ -245,8 +258,11 @@ class _Verification:
         place = self._place(target.host)
         if isinstance(place, str):
             return place
-        protocol = "echo" if self._datagrams else "tcp"
-        knock = Knock(protocol, source, next(self._ports), target.host, target.port)
+        protocol, question = ("echo", b"") if self._datagrams else ("tcp", b"")
+        options = self._service.pool.check.options
+        if self._datagrams and isinstance(options, DnsCheck):
+            protocol, question = "udp", asked_in_one_datagram(options, random.getrandbits(16))
+        knock = Knock(protocol, source, next(self._ports), target.host, target.port, question)
         ear = Ear(source, target.host)
         try:
             for _ in range(KNOCKS):

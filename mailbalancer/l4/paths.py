@@ -338,9 +338,10 @@ class _Way:
         if self._keeps_address and outcome is Outcome.WORKS and self._seen_as() != str(self._client):
             notes.append(f"rights that {self._name} grants by address (relay) are those of {self._seen_as()}")
         if self._forward is Forward.TUNNEL and self._known.mss:
+            lost = "does not fit into the tunnel and is lost" if self._server.version == 6 else _FRAGMENTED
             notes.append(
-                f"a segment above {self._known.mss} bytes travels in two fragments, and is lost where those are "
-                f"dropped; the server's default route should say `advmss {self._known.mss}`"
+                f"a segment above {self._known.mss} bytes {lost}; the server's default route should say "
+                f"`advmss {self._known.mss}`"
             )
         return notes
 
@@ -423,6 +424,7 @@ class _Way:
         return Hop("balancer", client, f"{vip} → {client}", f"the answer goes to {client} as {vip}", way_out)
 
 
+_FRAGMENTED = "travels in two fragments, and is lost where those are dropped"
 _OUTCOMES = {Verdict.GOOD: Outcome.WORKS, Verdict.BAD: Outcome.FAILS, Verdict.UNKNOWN: Outcome.UNKNOWN}
 
 

@@ -145,6 +145,22 @@ def test_what_the_balancer_says(facts: dict[str, Any], severity: Severity, says:
 
 
 @pytest.mark.parametrize(
+    ("network", "severity", "says"),
+    [
+        ({"claims": [{"address": "10.0.1.100", "mac": "02:00:00:00:00:12", "who": "real server s2"}]}, Severity.BROKEN,
+         "real server s2 (02:00:00:00:00:12) answers for 10.0.1.100"),
+        ({"guards": [{"device": "eth0", "own_mac": 7, "own_address": 0}]}, Severity.RISK, "there is a loop"),
+        ({"guards": [{"device": "eth0", "own_mac": 0, "own_address": 9}]}, Severity.RISK, "answers through us"),
+        ({"tunnel": {"strangers": 3, "too_big": 0}}, Severity.NOTE, "3 packets of strangers"),
+        ({"tunnel": {"strangers": 0, "too_big": 4}}, Severity.RISK, "4 packets did not fit"),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_on_the_segments(network: dict[str, Any], severity: Severity, says: str) -> None:
+    hits = [one for one in found({**status(server()), "network": network}) if says in one.text]
+    assert [one.severity for one in hits] == [severity]
+
+
+@pytest.mark.parametrize(
     ("change", "severity", "says"),
     [
         ({"clock": Clock(False, 16.0)}, Severity.RISK, "no time service"),

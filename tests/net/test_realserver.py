@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from tests.support.farm import PORT, SERVERS, SERVERS6, VIP, VIP6, Farm, Segment, Talk, pattern_digest, serve
+from tests.support.farm import (
+    PORT,
+    SERVERS,
+    SERVERS6,
+    VIP,
+    VIP6,
+    Farm,
+    Segment,
+    Talk,
+    pattern_digest,
+    prepare_dsr,
+    serve,
+)
 from tests.support.netns import Machine, World
 from tests.support.program import Balancer
 from tests.support.tools import cannot_run, require
@@ -231,3 +243,20 @@ def test_verified_what_is_not_there(farm: Farm) -> None:
         words = ["realserver", "mail", "s9", "--verify", "-c", str(balancer.config_file)]
         said = farm.balancer.attempt(sys.executable, "-m", "mailbalancer", *words)
         assert "service mail has no real server 's9'; it has: s1, s2" in said.stderr
+
+
+def test_verified_datagrams(world: World, tmp_path: Path) -> None:
+    segment = Segment(world, tmp_path)
+    machine = segment.servers["s1"]
+    prepare_dsr(machine)
+    for address in ("10.0.1.11", VIP):
+        machine.python("tests.support.name_server", address)
+    asked = {"type": "dns", "interval_s": 1.0, "timeout_s": 2.0, "rise": 1, "fall": 3}
+    wanted = config("dsr", {"s1": "10.0.1.11"}, f"{VIP}:53", protocol="udp", check=asked)
+    with segment.balanced(wanted) as balancer:
+        eventually(lambda: balancer.real_server("mail", "s1")["up"], 15.0, "s1 is up")
+        well = verified(segment.balancer, balancer)
+        assert well["its own address"]["text"] == "10.0.1.11:53: SOA .: NOERROR, answers: 0"
+        assert set(verdicts(well).values()) == {"good"}
+        machine.run("ip", "address", "del", f"{VIP}/32", "dev", "lo")
+        assert verified(segment.balancer, balancer)["the service's address"]["verdict"] == "bad"
