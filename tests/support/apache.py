@@ -43,6 +43,7 @@ ServerName {name}.invalid
 ServerRoot {self.folder}
 PidFile {self.folder}/pid
 ErrorLog {self.log_file}
+CustomLog {self.log_file} "%h - - %t \\"%r\\" %>s"
 User www-data
 Group www-data
 Listen 127.0.0.1:{self.https_port}
