@@ -35,10 +35,14 @@ def ties_request(head: RequestHead) -> bool:
 def ties_response(head: ResponseHead) -> bool:
     """Whether the server offers, continues or confirms authentication of its whole connection."""
     values = head.values
-    return _names_scheme(values, _OFFERED) or any(
+    if _names_scheme(values, _OFFERED):
+        return True
+    return not values.keys().isdisjoint(_SAID) and any(
         value.lower() != b"false" for name in _SAID for value in values.get(name, ())
     )
 
 
 def _names_scheme(values: dict[bytes, list[bytes]], names: tuple[bytes, ...]) -> bool:
+    if values.keys().isdisjoint(names):  # most heads
+        return False
     return any(_SCHEME.search(value) is not None for name in names for value in values.get(name, ()))

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from mailbalancer.wire.recurring import Recurring
@@ -97,6 +98,8 @@ class Limits:
 
 
 _MAX_METHOD_BYTES: Final = 64
+#: Names of hosts are few, and judged once.
+_HOSTS_KNOWN: Final = 1024
 
 Picked = tuple[bytes, int, int]
 
@@ -239,7 +242,7 @@ class RequestReader:
         line_end = raw.index(b"\r\n")
         block = raw[line_end:]
         fields = self._memory.get(block)
-        plain = _PLAIN_REQUEST_LINE.fullmatch(raw, 0, line_end)
+        plain = _PLAIN_REQUEST_LINE.fullmatch(raw, 0, line_end) if fields is not None else None
         if fields is not None and plain is not None:
             method, target = plain.groups()
             if len(target) <= self._limits.target_bytes and len(method) <= _MAX_METHOD_BYTES and method != b"CONNECT":
@@ -257,8 +260,9 @@ class RequestReader:
         values, picked = _pick_fields(self._pick, raw, 400)
         authority, path = _address(method, target, minor, values.get(b"host"))
         host = _host_name(authority)
-        plain_fields = plain is not None and method != b"CONNECT"
-        fields = self._memory.came(block, Fields(values, picked, line_end, authority, host)) if plain_fields else None
+        fields = None
+        if minor == b"1" and target[0] == 0x2F and method != b"CONNECT":
+            fields = self._memory.came(block, Fields(values, picked, line_end, authority, host))
         return RequestHead(raw, end + 4, minor[0] & 1, values, picked, fields, method, target, authority, host, path)
 
     def _judge_unfinished(self, data: bytes | bytearray, blank: int, seen: int) -> None:
@@ -435,6 +439,7 @@ def _same_authority(named: bytes, host: bytes) -> bytes:
     return named
 
 
+@lru_cache(_HOSTS_KNOWN)
 def _checked_authority(authority: bytes) -> bytes:
     match = AUTHORITY.fullmatch(authority)
     if match is None or len(authority) > 262 or (match[2] is not None and int(match[2]) > 65535):
@@ -442,6 +447,7 @@ def _checked_authority(authority: bytes) -> bytes:
     return authority
 
 
+@lru_cache(_HOSTS_KNOWN)
 def _host_name(authority: bytes) -> str:
     name = authority.decode("ascii").lower()
     if name.startswith("["):

@@ -173,15 +173,17 @@ class Exchange(Deadlines):
         assert asked is not None
         route = asked.route
         head = answer.finished.get(route)
-        if head is None or not (answer.plain and asked.common) or self._closes or link.tied or not link.is_ready:
+        if head is None or not (answer.plain and asked.common) or self._closes or self._body is not None:
             return False
-        if self._engine.stopping or self.service.retired:
+        if link.tied or self._leaves(link, answer.status):
             return False
         self.first_at = self._engine.reactor.now
         self.has_answer = True
         self.status = answer.status
         self._write(b"".join((head, self._new_cookie(route, link), b"\r\n", body)))
-        self.answered()
+        self.expects_answer = False
+        if self.stage is _EXCHANGE:  # the client is still there
+            self._exchange_done()
         return True
 
     def pass_head(self, answer: JudgedAnswer, pieces: Sequence[Piece]) -> None:

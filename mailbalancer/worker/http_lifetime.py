@@ -293,7 +293,7 @@ class Lifetime:
         self._logged = True
         if self.head is not None:
             self._time()
-        if self.service.http.access_log and self._engine.log.sessions:
+        if self.service.logs:
             self._engine.log.request(**request_facts(self, self._engine.reactor.now, failure))
 
     def _time(self) -> None:

@@ -78,6 +78,7 @@ class HttpService(Service):
         self.trusted = Trusted(http.trust)
         self.trusts = bool(http.trust)
         self.shared = http.shared
+        self.logs = http.access_log and engine.log.sessions
         self.unguarded = not (http.limits.requests_per_source_s or self.trusts)  # no request is refused for its client
         self.settle()
         self._requests_cell = engine.cell(slot, Count.REQUESTS)
