@@ -23,6 +23,9 @@ _LINE: Final = re.compile(
 _SIZE: Final = re.compile(rb"[0-9]{1,20}")
 _AUTHS: Final = frozenset((b"AUTH", b"AUTH=", b"X-EXPS", b"X-EXPS="))
 
+#: Keywords of one server, and parameters of one keyword, that are remembered.
+MOST: Final = 128
+
 #: Never shown: they would let a client say who it is, change roles, or send bytes that nobody frames.
 NEVER: Final = re.compile(rb"XCLIENT|XFORWARD|XPROXY.*|XSESSIONPARAMS|XSHADOW.*|XEXCH50|X-LINK2STATE|TURN|ATRN")
 #: Between Exchange servers only; shown to the Internet they invite attempts and confuse.
@@ -80,17 +83,21 @@ def common(lists: Sequence[Capabilities]) -> dict[bytes, tuple[bytes, ...]]:
 
 
 def either(first: Capabilities, second: Capabilities) -> dict[bytes, tuple[bytes, ...]]:
-    """What one server has said at two times: it may show strangers less than those it knows. SIZE is the smaller."""
+    """What one server has said at two times: it may show strangers less than those it knows. SIZE is the smaller.
+
+    A server that says something new each time is listened to only so far.
+    """
     found = dict(first)
     for keyword, words in second.items():
         had = found.get(keyword)
         if had is None:
-            found[keyword] = words
+            if len(found) < MOST:
+                found[keyword] = words
         elif keyword == b"SIZE":
             found[keyword] = _smallest([had, words])
         else:
             known = {word.upper() for word in had}
-            found[keyword] = had + tuple(word for word in words if word.upper() not in known)
+            found[keyword] = (had + tuple(word for word in words if word.upper() not in known))[:MOST]
     return found
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from mailbalancer.wire.smtp_capabilities import Showing, common, parse_ehlo, render_ehlo, shown
+from mailbalancer.wire.smtp_capabilities import (
+    MOST,
+    Showing,
+    common,
+    either,
+    lines_of,
+    parse_ehlo,
+    parse_lines,
+    render_ehlo,
+    shown,
+)
 from mailbalancer.wire.smtp_reply import Replies
 
 EXCHANGE = (
@@ -109,3 +119,20 @@ def test_what_is_rendered_reads_the_same(data: bytes) -> None:
     known = parsed(data)
     assert parsed(render_ehlo(b"mail.example.com", known)) == known
     assert render_ehlo(b"a\r\n250 b", {}) == b"250 a??250 b\r\n"
+
+
+def test_what_a_server_has_said_at_two_times() -> None:
+    first = parse_lines([b"SIZE 1000", b"AUTH LOGIN PLAIN", b"DSN"])
+    second = parse_lines([b"PIPELINING", b"AUTH plain CRAM-MD5", b"SIZE 500"])
+    both = either(first, second)
+    assert lines_of(both) == [b"SIZE 500", b"AUTH LOGIN PLAIN CRAM-MD5", b"DSN", b"PIPELINING"]
+    assert either(both, second) == both
+    assert lines_of(parse_lines([b"AUTH=LOGIN PLAIN"])) == [b"AUTH=LOGIN PLAIN"]
+
+
+def test_a_server_that_always_says_something_new_is_heard_only_so_far() -> None:
+    known: dict[bytes, tuple[bytes, ...]] = {}
+    for number in range(1000):
+        known = either(known, parse_lines([b"X%d" % number, b"AUTH M%d" % number]))
+    assert len(known) == MOST
+    assert len(known[b"AUTH"]) == MOST
