@@ -185,7 +185,9 @@ class Maintenance:
         records = self._records(order)
         if order.stage is Stage.RETURNING:
             self._look_for_return(order, records, now, wall)
-        elif any(record.state.admin is AdminState.ENABLED for record in records):
+            return
+        self._take_in(order, records, now)
+        if any(record.state.admin is AdminState.ENABLED for record in records):
             self._events.info(f"maintenance of {order.real_server} ends: it was enabled")
             self._bring_back(order, now, wall)
         elif order.until is not None and wall >= order.until:
@@ -194,6 +196,13 @@ class Maintenance:
             self._bring_back(order, now, wall)
         elif order.stage is Stage.DRAINING and not sum(map(self._sessions, records)):
             self._is_empty(order, records, now)
+
+    def _take_in(self, order: Order, records: list[Record], now: float) -> None:
+        """Places that a reload has added are out too."""
+        fresh = [record for record in records if record.key not in order.before]
+        if fresh:
+            order.before.update({record.key: record.state.admin for record in fresh})
+            self._want(order, AdminState.DISABLED if order.closed else AdminState.DRAINING, now)
 
     def _is_empty(self, order: Order, records: list[Record], now: float) -> None:
         if not order.closed:

@@ -164,3 +164,28 @@ def test_with_a_real_balancer(tmp_path: Path) -> None:
             assert back.stdout.endswith("ex1 is back in 1 place\n"), back
             assert balancer.real_server("smtp", "ex1")["availability"] == "ready"
             assert "no real server is in maintenance" in balancer.cli("maintenance", "status").stdout
+
+
+@pytest.mark.live
+def test_a_balancer_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The drain ends when it would have ended, and what is in maintenance stays there until its time."""
+    service = {"mode": "tcp", "listen": f"127.0.0.1:{free_port()}", "check": {"type": "none"}, "ramp_s": 0}
+    members = {"ex1": 9, "ex2": 9, "ex3": 9}
+    config = {
+        "real_servers": {"ex1": "127.0.0.1", "ex2": "127.0.0.2", "ex3": "127.0.0.3"},
+        "services": {"smtp": {**service, "drain_s": 600, "real_servers": members}},
+    }
+    with Balancer(config, tmp_path) as balancer:
+        balancer.command("drain", real_server="ex2", service="")
+        balancer.command("maintenance_start", real_server="ex1", until="23:59")
+        eventually(lambda: balancer.status()["maintenance"]["active"][0]["stage"] == "empty")
+        before = balancer.real_server("smtp", "ex2")["drain_ends_in_s"]
+        balancer.kill()
+        balancer.start()
+        assert 0 < balancer.real_server("smtp", "ex2")["drain_ends_in_s"] <= before
+        (one,) = balancer.status()["maintenance"]["active"]
+        assert (one["real_server"], one["stage"], one["until_in_s"] > 0) == ("ex1", "empty", True)
+        assert balancer.real_server("smtp", "ex1")["availability"] == "closed"
+        balancer.command("maintenance_stop", real_server="ex1")
+        eventually(lambda: balancer.real_server("smtp", "ex1")["availability"] == "ready")
+        eventually(lambda: balancer.status()["maintenance"]["active"] == [])

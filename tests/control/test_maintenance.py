@@ -36,7 +36,9 @@ class House:
         board, self.events = Board(1, 32), Events(log)
         saved = (state or StateFile("", self.events)).read()
         self.members = Members(board, self.events, lambda slot, reason: None, saved.wanted, (), saved.drains)
-        plan = Slots(board).plan(configured)
+        self.slots = Slots(board)
+        plan = self.slots.plan(configured)
+        self.slots.commit(plan)
         self.members.prepare(configured, plan, NOW)
         self.members.commit(configured, plan, NOW)
         self.sessions: dict[MemberKey, int] = {}
@@ -175,6 +177,23 @@ def test_enabling_it_ends_maintenance(house: House) -> None:
     assert house.admin(IMAP1) is AdminState.ENABLED
 
 
+def test_a_service_that_a_reload_adds_is_out_too(log: Log) -> None:
+    house = House(log, config(service("smtp")))
+    house.start()
+    for _ in range(2):
+        house.tick()
+    plan = house.slots.plan(CONFIG)
+    house.members.prepare(CONFIG, plan, NOW)
+    house.slots.commit(plan)
+    house.members.commit(CONFIG, plan, NOW)
+    house.maintenance.follow(CONFIG)
+    house.tick()
+    assert (house.admin(SMTP1), house.admin(IMAP1)) == (AdminState.DISABLED, AdminState.DISABLED)
+    assert house.active[0]["stage"] == "empty"
+    house.maintenance.stop("ex1", NOW, WALL)
+    assert (house.admin(SMTP1), house.admin(IMAP1)) == (AdminState.ENABLED, AdminState.ENABLED)
+
+
 def test_a_restart_goes_on_with_maintenance_and_with_what_is_left_of_the_drain(log: Log, tmp_path: Path) -> None:
     before = House(log)
     state = StateFile(str(tmp_path / "state"), before.events)
@@ -228,14 +247,14 @@ def test_a_weekly_window_in_the_week_after(log: Log) -> None:
 
 def test_a_window_that_is_refused_waits_for_the_others(log: Log) -> None:
     begins = datetime.fromtimestamp(WALL)  # noqa: DTZ006
-    house = windowed(log, Window("ex1", begins, timedelta(minutes=30), weekly=False))
+    window = Window("ex1", begins, timedelta(minutes=30), weekly=False)
+    house = windowed(log, window)
     ex2 = MemberKey("smtp", "", "ex2")
     house.members.command([ex2], AdminState.DISABLED, NOW)
     for after_s in (0, 1, 100):
         house.tick(after_s)
     assert [text for text in house.told() if "cannot begin" in text] == [
-        f"maintenance window {house.maintenance._windows[0]} cannot begin: ex1 is needed: smtp would have 0 ready real "
-        "servers"
+        f"maintenance window {window} cannot begin: ex1 is needed: smtp would have 0 ready real servers"
     ]
     house.members.command([ex2], AdminState.ENABLED, NOW)
     house.tick(300)
