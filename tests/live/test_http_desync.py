@@ -12,6 +12,7 @@ import os
 import random
 import re
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,15 @@ def received(server: Nginx | Apache) -> list[str]:
 
 
 def plain(line: str) -> str:
-    """Without what each log escapes in a way of its own, and as far as ours tells a path."""
-    return re.sub(r"\\x[0-9A-F]{2}|[^A-Za-z0-9/._* -]", "", line)[:100]
+    """Without what each log escapes in a way of its own, and as far as ours tells a path; CONNECT has none."""
+    method, _, _ = line.partition(" ")
+    return method if method == "CONNECT" else re.sub(r"\\x[0-9A-F]{2}|[^A-Za-z0-9/._* -]", "", line)[:100]
+
+
+def agree(passed: list[str], read: list[str]) -> bool:
+    ours, theirs = Counter(passed), Counter(read)
+    assert ours == theirs, f"only passed on: {ours - theirs}; only received: {theirs - ours}"
+    return True
 
 
 @pytest.mark.parametrize("kind", [Nginx, Apache], ids=["nginx", "apache"])
@@ -94,11 +102,7 @@ def test_servers_read_the_requests_that_we_passed_on(
         with Balancer(config, tmp_path) as balancer:
             before = len(received(server))
             for _ in range(0, DAMAGED, BATCH):
-                batch = [damaged(rng) for _ in range(BATCH)]
-                for data in batch:
-                    send(port, data)
-                eventually(
-                    lambda: sorted(passed_on(balancer)) == sorted(received(server)[before:]),
-                    what=f"the same there as here; one of these was read otherwise: {batch}",
-                )
+                for _ in range(BATCH):
+                    send(port, damaged(rng))
+                eventually(lambda: agree(passed_on(balancer), received(server)[before:]), what="the same there as here")
             assert len(passed_on(balancer)) > DAMAGED // 20, "and not because nothing was passed on"
