@@ -129,7 +129,8 @@ class DataBody:
         """Where the final dot stands; -1: not here."""
         if self._before is _CRLF and known.startswith(_END_AT_LINE_START):
             return 0
-        found = known.find(_END)
+        dot = known.find(b".")  # an attachment has none at all, and one byte is found ten times as fast as five
+        found = known.find(_END, max(0, dot - 2)) if dot >= 0 else -1
         return found + 2 if found >= 0 else -1
 
     def _undecided(self, known: bytes) -> int:
