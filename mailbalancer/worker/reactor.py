@@ -30,8 +30,13 @@ INPUT = select.EPOLLIN
 WRITE = select.EPOLLOUT
 #: How `watch` registers a socket.
 EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-#: Events handled before the loop's timers and the control channel get their turn.
+#: Events taken at once.
 BATCH = 256
+#: A turn waits so long for the next event before it goes back to the loop, which costs another system call and a wakeup
+#: through two epolls: 11 to 15 % of the CPU time of a keep-alive request where few are under way at once.
+NEXT_S = 0.002
+#: After this time the loop's timers and the control channel get their turn in any case; a heartbeat is due every 50 ms.
+TURN_S = 0.01
 
 Handler = Callable[[int], None]
 
@@ -120,10 +125,21 @@ class Reactor:
         self._close_all()
 
     def _turn(self) -> None:
+        """Serve what is ready, and what comes right behind it."""
+        poll = self._epoll.poll
+        ends_at = time.monotonic() + TURN_S
+        batch = poll(0, BATCH)
+        while batch:
+            self._serve(batch)
+            if self._again or self.now >= ends_at:
+                return
+            batch = poll(NEXT_S, BATCH)
+
+    def _serve(self, batch: list[tuple[int, int]]) -> None:
         self.now = time.monotonic()
         self._turning = True
         handlers = self.handlers
-        for fd, events in self._epoll.poll(0, BATCH):
+        for fd, events in batch:
             handler = handlers.get(fd)
             if handler is not None:
                 try:
