@@ -37,12 +37,17 @@ CALM_SHARE = 0.7
 CALM_S = 2.0
 CALM_TLS_S = 3.0  # long enough that the handshakes at the beginning are less than one request in a hundred
 WARM_S = 1.0
-SCALING_S = 2.0
+SCALING_S = 1.0
+SCALING_ROUNDS = 3
+FULL_CORES = 1.8  # two workers that kept fewer cores busy waited for the load
 WEB_S = 2.0
 MAIL_S = 2.0
 WEB_ROUNDS = 1
 NETWORK_ROUNDS = 1
 HANDSHAKES_S = 2
+
+
+BUSY = ("keep-alive", "new connections", "bulk", "2 workers, keep-alive", "2 workers, new connections")
 
 
 class OutOfTime(Exception):
@@ -68,8 +73,10 @@ class Rows:
         self.bulk = Row("bulk, 10 MiB × 8 connections", table.gigabytes_per_second)
         self.spliced = Row("bulk, HAProxy with `option splice-auto`", table.gigabytes_per_second)
         self.two = Row("keep-alive with 2 workers: requests", table.per_second)
-        self.scaling = Row("2 workers over 1", table.times)
-        self.scaling_by_cpu = Row("2 workers over 1, by CPU time", table.times)
+        self.scaling = Row("2 workers over 1, keep-alive", table.times)
+        self.scaling_by_cpu = Row("the same by CPU time", table.times)
+        self.scaling_new = Row("2 workers over 1, new connections", table.times)
+        self.scaling_new_by_cpu = Row("the same by CPU time", table.times)
         self.pss = Row(f"memory per idle connection, of {CONNECTIONS:,} (PSS)", table.kilobytes)
         self.rss = Row("the same (RSS)", table.kilobytes)
         self.excess = Row("ramp: worst second above the line", table.points)
@@ -90,7 +97,7 @@ class Rows:
         self.large_mail = Row("SMTP: messages of 10 MiB × 4 connections", table.gigabytes_per_second)
         self.secured_mail = Row("SMTP with STARTTLS ¹: messages of 4 KiB, one on a connection", table.per_second)
         self.secured_together = Row("the same, ten on a connection", table.per_second)
-        self.busy = [Row(name, table.cores) for name in ("keep-alive", "new connections", "bulk", "2 workers")]
+        self.busy = [Row(name, table.cores) for name in BUSY]
 
     def all(self) -> list[Row]:
         """Every row, the cores that were busy in one."""
@@ -98,7 +105,16 @@ class Rows:
         busy.words = {name: " / ".join(row.cell(name) for row in self.busy) for name in self.keepalive.figures}
         return [
             *(self.keepalive, self.p99, self.closing, self.bulk, self.spliced, self.two, self.scaling),
-            *(self.scaling_by_cpu, busy, self.pss, self.rss, self.excess, self.shares),
+            *(
+                self.scaling_by_cpu,
+                self.scaling_new,
+                self.scaling_new_by_cpu,
+                busy,
+                self.pss,
+                self.rss,
+                self.excess,
+                self.shares,
+            ),
             *(
                 self.http,
                 self.https,
@@ -140,7 +156,9 @@ class Bench:
                 for name in _rotated(list(self.versions), number):
                     say(f"round {number + 1} of {self.rounds}: {name}")
                     self._one_worker(name, backend)
-                    self._two_workers(name, scaling_backend)
+            for name in self.versions:
+                say(f"one worker and two: {name}")
+                self._scaling(name, scaling_backend)
             for name in self.versions:
                 say(f"{CONNECTIONS:,} idle connections: {name}")
                 self._idle(name, backend)
@@ -170,17 +188,39 @@ class Bench:
         if name != NGINX:  # the other one's figure again, so that the row has its ratio
             rows.spliced.add(name, bulk.bytes_per_s)
 
-    def _two_workers(self, name: str, backend: int) -> None:
-        measured = []
-        for workers, plan in ((1, self.cores.scaling_one), (2, self.cores.scaling_two)):
-            with proxy(name, Order((backend,), workers=workers), plan.proxy, self.folder) as running:
-                self._burst(running, plan, "/small", SCALING_CONNECTIONS, seconds=WARM_S)
-                measured.append(self._burst(running, plan, "/small", SCALING_CONNECTIONS, seconds=SCALING_S))
-        one, two = measured
-        self.rows.two.add(name, two.requests_per_s)
-        self.rows.scaling.add(name, two.requests_per_s / one.requests_per_s)
-        self.rows.scaling_by_cpu.add(name, 2 * (two.requests_per_s / two.busy) / (one.requests_per_s / one.busy))
-        self.rows.busy[-1].add(name, two.busy)
+    def _scaling(self, name: str, backend: int) -> None:
+        """One worker and two side by side, in turn under the same load."""
+        plans = (self.cores.scaling_one, self.cores.scaling_two)
+        with contextlib.ExitStack() as proxies:
+            pairs = [
+                (proxies.enter_context(proxy(name, Order((backend,), workers=workers), plan.proxy, self.folder)), plan)
+                for workers, plan in enumerate(plans, 1)
+            ]
+            rows = self.rows
+            for row, by_cpu, busy, close in (
+                (rows.scaling, rows.scaling_by_cpu, rows.busy[-2], False),
+                (rows.scaling_new, rows.scaling_new_by_cpu, rows.busy[-1], True),
+            ):
+                for _ in range(SCALING_ROUNDS):
+                    one, two = (
+                        self._burst(running, plan, "/quick", SCALING_CONNECTIONS, seconds=SCALING_S, close=close)
+                        for running, plan in pairs
+                    )
+                    row.add(name, two.requests_per_s / one.requests_per_s)
+                    by_cpu.add(name, 2 * (two.requests_per_s / two.busy) / (one.requests_per_s / one.busy))
+                    busy.add(name, two.busy)
+                    if not close:
+                        rows.two.add(name, two.requests_per_s)
+
+    def limits(self) -> str:
+        """What held two workers back, for those whose load was not enough for two cores."""
+        idle = {
+            f"{name} ({row.title})": row.median(name) or 0.0
+            for row in self.rows.busy[-2:]
+            for name in self.versions
+            if (row.median(name) or 2.0) < FULL_CORES
+        }
+        return ", ".join(f"{what}: {busy:.2f} of 2 cores busy" for what, busy in idle.items())
 
     def _idle(self, name: str, backend: int) -> None:
         with proxy(name, Order((backend,)), self.cores.alone.proxy, self.folder) as running:
@@ -287,7 +327,15 @@ class Bench:
         """One burst of load, and how many cores the proxy kept busy meanwhile; its errors are said at once."""
         before = cpu_seconds(running.pid)
         result = burst(
-            running.port, path, connections, plan.load, self.folder, seconds or self.seconds, close, scheme, script
+            running.port,
+            path,
+            connections,
+            plan.load,
+            self.folder,
+            seconds or self.seconds,
+            close,
+            scheme,
+            script=script,
         )
         used = cpu_seconds(running.pid) - before
         if result.errors:
@@ -356,7 +404,8 @@ def main() -> int:
     print(f"{machine}. Cores: {cores.words()}. Medians of {arguments.rounds} rounds; {time.strftime('%Y-%m-%d')}\n")
     print(
         "Busy cores clearly below the number of workers mean that the load was the limit, and not the proxy. "
-        "The scaling by CPU time is what two full cores would give.\n"
+        "The scaling by CPU time is what two full cores would give. "
+        f"Two workers waited for the load: {bench.limits() or 'nowhere'}.\n"
     )
     print(table.render(bench.rows.all(), versions, HAPROXY))
     print(f"\n{network.report(bench.ways) if bench.ways else f'Layer 4 was not measured: {bench.no_network}.'}")

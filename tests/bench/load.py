@@ -19,7 +19,7 @@ from tests.support.ports import free_port
 from tests.support.tools import find
 from tests.support.waiting import eventually
 
-LARGE_BYTES = 10 * 1024 * 1024
+SMALL_BYTES, LARGE_BYTES = 1024, 10 * 1024 * 1024
 
 #: Run by wrk at its end: the exact figures instead of the rounded ones it prints for people.
 REPORT = """
@@ -92,8 +92,8 @@ def web_server(cores: Sequence[int], folder: Path) -> Iterator[int]:
 
 
 def web_files(home: Path) -> None:
-    """What is asked for: `/small` is 1 KiB, `/large` 10 MiB."""
-    (home / "small").write_bytes(b"x" * 1024)
+    """What is asked for: `/small` is 1 KiB, `/large` 10 MiB; `/quick`, as small, is no file."""
+    (home / "small").write_bytes(b"x" * SMALL_BYTES)
     with (home / "large").open("wb") as large:
         large.truncate(LARGE_BYTES)
 
@@ -110,7 +110,10 @@ def web_body(home: Path, listen: str) -> str:
     open_file_cache_valid 600s;
     keepalive_requests 100000000;
     keepalive_timeout 300s;
-    server {{ listen {listen} backlog=4096; root {home}; }}
+    server {{
+        listen {listen} backlog=4096; root {home};
+        location = /quick {{ return 200 {"x" * SMALL_BYTES}; }}
+    }}
 }}"""
 
 
