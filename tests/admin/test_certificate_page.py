@@ -78,7 +78,7 @@ def look_at(browser: Browser, door: Door, role: Role = Role.ADMIN) -> None:
     browser.sees("Log in", "Token")
     browser.type("#token", door.secrets[role])
     browser.click("Log in")
-    browser.sees("Certificates", "In use")
+    browser.sees("Certificates", "Listed in the configuration")
 
 
 def sha256(door: Door, name: str) -> str:

@@ -16,7 +16,7 @@ export function certificates({ certificates: found, waiting }) {
       h("button", { onclick: () => selfSigned() }, "Self-signed, for tests")) : null,
     waiting.length ? h("h2", {}, "Keys that wait for their certificate") : null,
     waiting.map(waits),
-    h("h2", {}, "In use"),
+    h("h2", {}, "Listed in the configuration"),
     sorted.length ? sorted.map(card) : h("p", { class: "quiet" }, "The configuration lists no certificate."));
 }
 
