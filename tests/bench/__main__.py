@@ -34,13 +34,14 @@ KEEPALIVE_CONNECTIONS = 64
 SCALING_CONNECTIONS = 256  # the kernel spreads them by hash: with few, one worker gets visibly more
 BULK_CONNECTIONS = 8
 CALM_SHARE = 0.7
-CALM_S = 2.0
+CALM_S = 1.0
 CALM_TLS_S = 3.0  # long enough that the handshakes at the beginning are less than one request in a hundred
 WARM_S = 1.0
 SCALING_S = 1.0
 SCALING_ROUNDS = 3
 FULL_CORES = 1.8  # two workers that kept fewer cores busy waited for the load
 WEB_S = 2.0
+VARIED_S = 1.0
 MAIL_S = 2.0
 WEB_ROUNDS = 1
 NETWORK_ROUNDS = 1
@@ -244,7 +245,7 @@ class Bench:
         with secure.http_proxy(name, order, plan.proxy, self.folder) as running:
             self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WARM_S)
             answered = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S)
-            varied = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S, script=VARYING)
+            varied = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=VARIED_S, script=VARYING)
             calm = self._calm(running, answered.requests_per_s, "http")
         self.rows.http.add(name, answered.requests_per_s)
         self.rows.varying.add(name, varied.requests_per_s)
@@ -256,7 +257,7 @@ class Bench:
             self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WARM_S, scheme="https")
             answered = self._burst(running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S, scheme="https")
             varied = self._burst(
-                running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=WEB_S, scheme="https", script=VARYING
+                running, plan, "/small", KEEPALIVE_CONNECTIONS, seconds=VARIED_S, scheme="https", script=VARYING
             )
             calm = self._calm(running, answered.requests_per_s, "https")
             bulk = self._burst(running, plan, "/large", BULK_CONNECTIONS, seconds=WEB_S, scheme="https")
