@@ -65,15 +65,15 @@ class RulesetBuilder:
     def ruleset(self) -> Ruleset:
         services = [service for service in self._config.services if service.l4 is not None]
         tunnels = [s.l4.tunnel for s in services if s.l4 and s.l4.forward is Forward.TUNNEL]
-        transparent = any(map(is_transparent, self._config.services))
+        probed = any(map(is_transparent, self._config.services))
         return Ruleset(
             services=tuple(map(self._service, services)),
             outbound=tuple(outbound for service in services for outbound in self._outbound(service)),
             guards=guards_of(self._network),
-            transparent=transparent,
+            transparent=any(service.source.use == "client" for service in self._config.services),
             tunnel=VXLAN_NUMBER if tunnels else 0,
             tunnel_peers=tuple(peer for tunnel in tunnels for peer in tunnel.allow_peers),
-            probes=tuple(self._probes()) if transparent else (),
+            probes=tuple(self._probes()) if probed else (),
         )
 
     def _probes(self) -> Iterator[IPAddress]:

@@ -94,13 +94,13 @@ def _inet(ruleset: Ruleset) -> Table:
         chains["source_nat"] = Chain((*_source_nat(services), *map(_outbound, ruleset.outbound)), _NAT_OUT)
     for service in services:
         chains |= _service_chains(service)
-    if ruleset.transparent:
-        chains["transparent"] = Chain((_to_ourselves(),), _TRANSPARENT)
+    if ruleset.transparent or ruleset.probes:
+        chains["transparent"] = Chain(tuple(_to_ourselves(ruleset)), _TRANSPARENT)
     if ruleset.tunnel:
         chains["tunnel"] = Chain(tuple(_strangers(ruleset)), _TUNNEL)
     memory = _tables_of_clients(services)
     if ruleset.probes:
-        chains["probed"] = Chain(tuple(_probed(probe.version, probe) for probe in ruleset.probes), _PROBED)
+        chains["probed"] = Chain(tuple(_probed(ruleset)), _PROBED)
         memory |= {f"answers_{version}": ("set", _ANSWERS[version]) for version in _FAMILIES}
     members = _members(services)
     counters = [f"{word}_{server.number}" for server in members for word in ("new", "in", "out")]
@@ -307,9 +307,26 @@ def _tables_of_clients(services: Iterable[ForwardedService]) -> dict[str, tuple[
 # ---------------------------------------------------------------- layer 7 with clients' addresses
 
 
-def _to_ourselves() -> str:
-    """Answers to a client whose address a session of ours uses: routed here by this mark."""
-    return f"meta l4proto tcp socket transparent 1 meta mark set 0x{TRANSPARENT_MARK:08x}"
+def _to_ourselves(ruleset: Ruleset) -> Iterator[str]:
+    """Answers to a client whose address a session of ours uses: routed here by this mark.
+
+    Looking for the session costs every packet that is forwarded, so it is done for the gateway probe's addresses alone
+    where there are no such sessions.
+    """
+    found = f"socket transparent 1 meta mark set 0x{TRANSPARENT_MARK:08x}"
+    if ruleset.transparent:
+        yield f"meta l4proto tcp {found}"
+        return
+    for family, probes in _probes(ruleset):
+        yield f"{_ip(family)} daddr {probes} meta l4proto tcp {found}"
+
+
+def _probes(ruleset: Ruleset) -> Iterator[tuple[int, str]]:
+    """The addresses that the gateway probe connects from, by family."""
+    for family in _FAMILIES:
+        probes = ", ".join(dict.fromkeys(str(probe) for probe in ruleset.probes if probe.version == family))
+        if probes:
+            yield family, f"{{ {probes} }}"
 
 
 def _strangers(ruleset: Ruleset) -> Iterator[str]:
@@ -329,10 +346,11 @@ _ANSWERS = {
 }
 
 
-def _probed(family: int, probe: object) -> str:
-    """Write down through whose hands the answer to a probe came."""
-    key = f"{_ip(family)} saddr . tcp dport . ether saddr timeout {_PROBED_S}s"
-    return f"{_ip(family)} daddr {probe} tcp flags & (syn | ack) == syn | ack update @answers_{family} {{ {key} }}"
+def _probed(ruleset: Ruleset) -> Iterator[str]:
+    """Write down through whose hands the answer to a probe came: one rule a family, for every packet is asked."""
+    for family, probes in _probes(ruleset):
+        key = f"{_ip(family)} saddr . tcp dport . ether saddr timeout {_PROBED_S}s"
+        yield f"tcp flags & (syn | ack) == syn | ack {_ip(family)} daddr {probes} update @answers_{family} {{ {key} }}"
 
 
 # ---------------------------------------------------------------- dsr and tunnel

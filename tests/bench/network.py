@@ -36,6 +36,8 @@ from tests.support.waiting import eventually
 PORT = 80
 ROUTED, HAPROXY = "direct, routed", "HAProxy, mode tcp"
 FORWARDS = ("transparent", "snat", "dsr", "tunnel")
+#: Not the address that HAProxy connects from: ports that its connections have just left are not free for others.
+SNAT_ADDRESS = "10.0.2.3"
 SERVER, BEHIND_ROUTER = "10.0.2.11", "10.0.2.12"
 VIPS = {name: f"10.0.1.{100 + at}" for at, name in enumerate(FORWARDS)}
 TARGETS = {ROUTED: BEHIND_ROUTER, HAPROXY: "10.0.1.1"} | VIPS
@@ -136,6 +138,7 @@ def _machines(world: World) -> tuple[Machine, Machine, Machine]:
         machine.plug(lan, "eth0", f"10.0.1.{host}/24")
         machine.plug(farm, "eth1", f"10.0.2.{host}/24")
         machine.forwards()
+    balancer.address("eth1", f"{SNAT_ADDRESS}/24")
     server.plug(farm, "eth0", f"{SERVER}/24", f"{BEHIND_ROUTER}/24")
     server.plug(lan, "eth1")
     for place in ("all", "eth0", "eth1"):
@@ -176,6 +179,7 @@ def _services() -> dict[str, Any]:
         }
         for name in FORWARDS
     }
+    services["snat"]["snat_address"] = SNAT_ADDRESS
     return {"workers": 1, "real_servers": {"server": SERVER}, "services": services}
 
 

@@ -265,3 +265,18 @@ def test_every_line_is_about_our_table(number: int, share: int, address: Any, in
     found = tables(Ruleset((service(Server(number, number, address, share=share), S2, spread=spread),)))
     for line in script(found, None).splitlines():
         assert re.match(r"(add|delete|flush) (table|chain|rule|map|set|counter|element) inet mailbalancer( |$)", line)
+
+
+# what every packet is asked
+
+
+@pytest.mark.parametrize("transparent", [True, False])
+def test_packets_are_asked_little(transparent: bool) -> None:
+    """However many addresses we have: one rule of a family for answers to the probe, and no search for sessions of ours
+    where there are none."""
+    probes = tuple(map(ip_address, ("192.0.2.1", "10.0.1.1", "10.0.2.1", "2001:db8::1", "fd00::1")))
+    found = table(transparent=transparent, probes=probes)
+    assert [rule.count("update @answers_") for rule in rules(found, "probed")] == [1, 1]
+    searching = rules(found, "transparent")
+    assert len(searching) == (1 if transparent else 2)
+    assert all(("daddr {" in rule) != transparent for rule in searching)
