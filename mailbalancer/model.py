@@ -389,11 +389,11 @@ class SourceClass:
 
 @dataclass(frozen=True, slots=True)
 class SourceKey:
-    """One of our addresses towards one real server of a service: servers count sessions by it, so we do."""
+    """One of our addresses towards one place of a real server: servers count sessions by it, whatever service of ours
+    they belong to, so we do."""
 
-    service: str
     address: str
-    real_server: str
+    endpoint: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -589,10 +589,10 @@ class Service:
     def source_keys(self) -> Iterator[SourceKey]:
         """Every pair of an address that a source class leaves from and a real server."""
         addresses = dict.fromkeys(address for one in self.source.classes for address in one.addresses)
-        servers = dict.fromkeys(member.real_server for pool in self.pools() for member in pool.members)
+        endpoints = dict.fromkeys(member.endpoint for pool in self.pools() for member in pool.members)
         for address in addresses:
-            for server in servers:
-                yield SourceKey(self.name, address, server)
+            for endpoint in endpoints:
+                yield SourceKey(address, endpoint)
 
     @property
     def pinned_to_worker(self) -> bool:

@@ -304,7 +304,7 @@ def _look_into(report: Report, certificate: model.Certificate) -> None:
 def _refuse_too_many(report: Report, config: model.Config) -> None:
     """Every service and every member of a pool has a slot on the board."""
     slots = len(config.services) + sum(len(pool.members) for pool in config.pools())
-    slots += sum(1 for service in config.services for _ in service.source_keys())
+    slots += len({key for service in config.services for key in service.source_keys()})
     if slots > config.board_slots:
         text = (
             f"{slots} services and real servers in services are more than this program counts "

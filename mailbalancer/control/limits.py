@@ -94,7 +94,7 @@ def _sources(service: Service, allocation: Allocation) -> Iterator[Subject]:
     for one in service.source.classes:
         for address in one.addresses:
             for member in service.pool.members:
-                slot = allocation.sources[SourceKey(service.name, address, member.real_server)]
+                slot = allocation.sources[SourceKey(address, member.endpoint)]
                 name = f"{service.name}: {address} of class {one.name} at {member.real_server}"
                 then = "another address of the class is used, or the session waits"
                 yield Subject(name, (slot,), limit, then)

@@ -44,7 +44,7 @@ class Slots:
         """
         members = dict.fromkeys(pool.key(member) for pool in config.pools() for member in pool.members)
         services = [service.name for service in config.services]
-        sources = [key for service in config.services for key in service.source_keys()]
+        sources = dict.fromkeys(key for service in config.services for key in service.source_keys())
         wanted: list[Owner] = [*members, *services, *sources]
         held = {key: self._owner[key] for key in wanted if key in self._owner}
         missing = [key for key in wanted if key not in held]

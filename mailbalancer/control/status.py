@@ -19,7 +19,7 @@ from mailbalancer.control.members import Members, Record
 from mailbalancer.control.rollout import Target
 from mailbalancer.control.workers import Worker, Workers
 from mailbalancer.ipc.board import BOUNDS_S, Availability, Beat, Board, Count, Phase
-from mailbalancer.model import Check, HttpCheck, MemberKey, Persist, Pool, Route, Service, SourceKey
+from mailbalancer.model import Check, Endpoint, HttpCheck, MemberKey, Persist, Pool, Route, Service, SourceKey
 
 _AVAILABILITY = {
     int(Availability.CLOSED): "closed",
@@ -187,22 +187,23 @@ class Status:
     def _sources(self, service: Service, running: Target) -> list[dict[str, Any]]:
         """Sessions of each class's addresses at each real server, beside what servers allow one address."""
         total, allocation = self._board.total, running.allocation
-        there: dict[str, int] = {}
+        there: dict[tuple[str, Endpoint], int] = {}
         for pool in service.pools():
             for member in pool.members:
+                place = member.real_server, member.endpoint
                 sessions = total(allocation.members[pool.key(member)], Count.SESSIONS)
-                there[member.real_server] = there.get(member.real_server, 0) + sessions
+                there[place] = there.get(place, 0) + sessions
         return [
             {
                 "class": one.name,
                 "address": address,
                 "real_server": server,
-                "sessions": total(allocation.sources[SourceKey(service.name, address, server)], Count.SESSIONS),
+                "sessions": total(allocation.sources[SourceKey(address, endpoint)], Count.SESSIONS),
                 "limit": service.source.limit_at(sessions),
             }
             for one in service.source.classes
             for address in one.addresses
-            for server, sessions in there.items()
+            for (server, endpoint), sessions in there.items()
         ]
 
     def _together(self, service: Service, behind: list[dict[str, Any]], slot: int, word: str) -> int:

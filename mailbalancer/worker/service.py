@@ -147,7 +147,7 @@ class Service:
         self._restricted = bool(config.allow or config.deny)
         self.source = SourceAddress(engine, config.name, config.source, self._tell)
         has_classes = bool(config.source.classes)
-        self.classes = SourceClasses(engine, config.name, config.source, self.source_slots) if has_classes else None
+        self.classes = SourceClasses(engine, config.source, self.source_slots) if has_classes else None
         self._queue.size = config.queue.size
         self._sessions_cell = engine.cell(slot, Count.SESSIONS)
         self._total_cell = engine.cell(slot, Count.TOTAL)
@@ -231,7 +231,7 @@ class Service:
         tried, crowded = session.tried, False
         try:
             while not isinstance(chosen := self._choose(session), Refusal):
-                leave = classes.leave(session.address, chosen.name, chosen.slot, chosen.endpoint)
+                leave = classes.leave(session.address, chosen.slot, chosen.endpoint)
                 if leave is not None:
                     session.bind_address, session.source_slot = leave
                     return chosen

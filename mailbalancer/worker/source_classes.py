@@ -33,9 +33,8 @@ class SourceClasses:
         refuses: clients for whom no address has room do not wait in the queue.
     """
 
-    def __init__(self, engine: Engine, service: str, source: model.Source, slots: Mapping[SourceKey, int]) -> None:
+    def __init__(self, engine: Engine, source: model.Source, slots: Mapping[SourceKey, int]) -> None:
         self._engine = engine
-        self._service = service
         self._source = source
         self._slots = slots
         self._classes = [(one, AddressLists(one.clients, ())) for one in source.classes]
@@ -45,15 +44,15 @@ class SourceClasses:
         """The class of this client."""
         return next((one for one, clients in self._classes if clients.admits(client)), None)
 
-    def leave(self, client: str, server: str, slot: int, endpoint: Endpoint) -> Leave | None:
-        """From which address a session for this client goes to `server`, which is counted on `slot`. Counted before
-        it is looked at, in every worker, so the limit is never exceeded. None: no address has room."""
+    def leave(self, client: str, slot: int, endpoint: Endpoint) -> Leave | None:
+        """From which address a session for this client goes to the real server there, which is counted on `slot`.
+        Counted before it is looked at, in every worker, so the limit is never exceeded. None: no address has room."""
         one, engine = self.of(client), self._engine
         limit = self._source.limit_at(engine.view.sessions(slot))
         for address in one.addresses if one is not None else ():
             if (":" in address) != endpoint.is_ipv6:
                 continue
-            counted_on = self._slots[SourceKey(self._service, address, server)]
+            counted_on = self._slots[SourceKey(address, endpoint)]
             cell = engine.cell(counted_on, Count.SESSIONS)
             engine.ints[cell] += 1
             if not limit or engine.view.sessions(counted_on) <= limit:

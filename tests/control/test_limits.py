@@ -77,8 +77,8 @@ def test_a_member_of_one_service(log: Log) -> None:
 
 def test_an_address_of_a_source_class(log: Log) -> None:
     source = Source(classes=(SourceClass("relay", (), ("10.0.0.1",)),), per_source_limit=20)
-    house = Watched(log, config(service("smtp", source=source)))
-    slot = house.plan.sources[SourceKey("smtp", "10.0.0.1", "ex1")]
+    house = Watched(log, config(service("smtp", names=("ex1",), source=source)))
+    slot = house.plan.sources[SourceKey("10.0.0.1", service("smtp").pool.members[0].endpoint)]
     assert house.sessions(slot, 20) == [
         "smtp: 10.0.0.1 of class relay at ex1 is full: 20 of 20 sessions; another address of the class is used, or the "
         "session waits"

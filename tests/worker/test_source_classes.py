@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mailbalancer.ipc.board import Count
-from mailbalancer.model import Http, Mail, Mode, Queue, Service, Source, SourceClass, SourceKey
+from mailbalancer.model import Endpoint, Http, Mail, Mode, Queue, Service, Source, SourceClass, SourceKey
 from tests.support.lone_worker import Door, LoneWorker, receive_all, service
 from tests.support.mail_servers import SmtpServer
 from tests.support.smtp_client import Talk
@@ -107,7 +107,7 @@ def test_the_limit_spills_to_the_next_address_and_is_never_exceeded(worker: Lone
         assert worker.count(Count.REFUSED, "mx") == 1
         other_class = talk(worker, "127.0.0.1")
         other_class.begin()
-        slot = worker.source_slots[SourceKey("mx", "127.0.2.6", "mx1")]
+        slot = worker.source_slots[SourceKey("127.0.2.6", Endpoint("127.0.0.1", mx1.port))]
         assert worker.board.total(slot, Count.SESSIONS) == 2
         for client in (*clients, other_class):
             client.say(b"QUIT")
@@ -130,6 +130,23 @@ def test_a_class_without_room_waits_or_is_refused(worker: LoneWorker, when_full:
         first.say(b"QUIT")
         second.begin()
         assert second.send().startswith(b"250 ")
+
+
+def test_services_that_leave_from_one_address_are_counted_together(worker: LoneWorker) -> None:
+    """The server sees the address alone, whatever service of ours it comes from."""
+    source = Source(classes=(RELAY, INTERNET), per_source_limit=2, when_full="refuse")
+    with SmtpServer("mx1") as mx1:
+        more: dict[str, Any] = {"mode": Mode.SMTP, "mail": Mail("lb.test"), "source": source}
+        worker.configure(service("mx", mx1, **more), service("inside", mx1, **more))
+        first = talk(worker, "127.0.0.1")
+        first.begin()
+        second = Talk(worker.connect("inside", source="127.0.0.2"))
+        second.begin()
+        assert talk(worker, "127.0.0.3").end().startswith(b"421 4.3.2 ")
+        assert Talk(worker.connect("inside", source="127.0.0.3")).end().startswith(b"421 4.3.2 ")
+        first.say(b"QUIT")
+        worker.eventually_counts(0, Count.SESSIONS, "mx")
+        Talk(worker.connect("inside", source="127.0.0.3")).begin()
 
 
 def test_an_address_that_is_not_ours_is_named(worker: LoneWorker) -> None:
