@@ -41,13 +41,14 @@ class HttpConnection(Exchange):
     # ------------------------------------------------------------ bytes
 
     def readable(self, stream: Stream) -> None:
-        if self.stage > _HEAD:
+        stage = self.stage
+        if stage is not _IDLE and stage is not _HEAD:
             self._read_on(stream)
             return
-        service = self.service
+        service, read_into = self.service, stream.read_into
         buffer = service.buffer
         try:
-            n = stream.read_into(buffer)
+            n = read_into(buffer)
         except OSError as error:
             n = self._not_read(stream, error)
         if n <= 0:
@@ -60,7 +61,8 @@ class HttpConnection(Exchange):
             self._read_requests()
             return
         data = buffer[:n].tobytes()
-        asked = service.requests.known(data)
+        known = service.requests.known
+        asked = known(data)
         if asked is not None:
             self._begin(asked)
         else:
@@ -160,6 +162,9 @@ class HttpConnection(Exchange):
         self.bytes_in = asked.size
         self._closes = asked.closes
         service.asked += 1
+        if asked.plain and service.unguarded and head.authority == self._authority and not self._trusted:
+            self._ask(asked)  # there is nothing new about it
+            return True
         if asked.ties:
             self.tied = True
         if self._trusted or head.authority != self._authority:

@@ -46,15 +46,15 @@ class Exchange(Deadlines):
 
     def _ask(self, asked: JudgedRequest) -> None:
         """Find the server, and send what is there of the request."""
-        service, route, head = self.service, asked.route, asked.head
-        returning = asked.returning
+        route, returning = asked.route, asked.returning
         if returning is None:
+            head = asked.head
             returning = route.recognise(self.source, head.host, head.path, head.values)
         self._returning = returning
         self._body = None
         if asked.plain:
             self._out = b"".join((asked.before, self._identity, asked.after))
-        elif not self._prepare(asked, head):
+        elif not self._prepare(asked, asked.head):
             return
         self.has_answer = self._logged = False
         link = self.link
@@ -66,7 +66,7 @@ class Exchange(Deadlines):
                 return
             self._drop_link()
         self.stage = _SEEKING
-        new = self.link = ServerLink(self._engine, service, self, route, returning)
+        new = self.link = ServerLink(self._engine, self.service, self, route, returning)
         if link is not None and link.target is not None and not returning.key:
             new.preferred = link.target.name
         new.seek()

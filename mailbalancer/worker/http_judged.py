@@ -39,7 +39,7 @@ class JudgedRequest:
         common: HTTP/1.1, and neither its method nor an upgrade changes what an answer means.
         by_rule: it is answered without a server.
         closes: its client ends the connection after it.
-        plain: it says all there is to know: who it is for, no body, no login, nothing to wait for.
+        plain: it says all there is to know: a host, no body, no login, nothing to wait for; and anybody may ask it.
         size: bytes of the head.
     """
 
@@ -76,7 +76,8 @@ class JudgedRequest:
         if not route.looks_at_source:
             self.returning = route.recognise("", head.host, head.path, head.values)
         self.closes = not connection.persistent
-        self.plain = bool(head.authority) and not (self.has_body or self.may_wait or ties or self.by_rule)
+        special = self.has_body or self.may_wait or ties or self.by_rule or route.lists is not None
+        self.plain = bool(head.authority) and not special
         self.size = len(head.raw)
 
 

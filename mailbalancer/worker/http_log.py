@@ -7,6 +7,7 @@ Refuses to know: how a line is written (`log`), which makes whatever a client se
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import TYPE_CHECKING, Final
 
@@ -98,6 +99,11 @@ def tls_words(error: OSError) -> str:
         return "the client went away"
     reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
     return (reason or str(error)).replace("_", " ").lower()
+
+
+def broken_words(error: OSError) -> str:
+    """What the kernel says about a connection that failed, as words."""
+    return os.strerror(error.errno).lower() if error.errno else str(error).lower()
 
 
 def _timings(connection: Lifetime, now: float) -> dict[str, Value]:

@@ -8,7 +8,6 @@ Refuses to know: what the client is told (`http_exchange`), and which server is 
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING, Final
 
 from mailbalancer.ipc.board import Availability, Count, Slot
@@ -19,6 +18,7 @@ from mailbalancer.wire.http_head import BadMessage
 from mailbalancer.wire.recurring import LONGEST
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.http_judged import JudgedAnswer, JudgedRequest
+from mailbalancer.worker.http_log import broken_words
 from mailbalancer.worker.http_route import Returning, Route
 from mailbalancer.worker.http_service import IDLE_S, HttpService
 from mailbalancer.worker.placement import Placement
@@ -88,12 +88,10 @@ class ServerLink(Placement):
         self.preferred = ""
         self.stream: Stream | None = None
         self.tied = self.pinned = self.deaf = False
-        self.served = 0
-        self.idle_at = 0.0
+        self.served, self.idle_at = 0, 0.0
         self.body: Body | None = None
         self.persistent = True
-        self._waiting = b""
-        self._seen = 0
+        self._waiting, self._seen = b"", 0
         self._fast = False  # the answer fills whatever it is read into
         self._came = self._went = 0  # bytes that the board does not know of yet
         self._cell_in = self._cell_out = self._ready_cell = 0
@@ -166,7 +164,7 @@ class ServerLink(Placement):
             if header:
                 self.stream.write(header)
         except OSError as error:
-            self.seek_next(_words(error), blame=True)
+            self.seek_next(broken_words(error), blame=True)
             return
         tls, target = self.service.config.server_tls, self.target
         if tls is None or self.service.server_context is None:
@@ -304,8 +302,7 @@ class ServerLink(Placement):
         if client is None or not client.expects_answer:
             self._spoken_unasked()
             return
-        service = self.service
-        buffer = service.bulk if self._fast and client.takes(len(service.bulk)) else service.buffer
+        buffer = self.service.buffer if not self._fast else self._buffer_for(client)
         n = self._receive(client, stream, buffer)
         if n <= 0:
             return
@@ -315,14 +312,15 @@ class ServerLink(Placement):
         self._came += n
         begins = buffer[: n if n < LONGEST else LONGEST].tobytes()
         length = begins.find(_EMPTY_LINE) + 4
-        answer = service.answers.known(begins[:length])
+        known = self.service.answers.known
+        answer = known(begins[:length])
         if answer is None or answer.length != n - length or not client.pass_whole(answer, buffer[length:n]):
             self._read_heads(client, buffer[:n])
 
     def _read_much(self, client: Exchange, stream: Stream, buffer: memoryview, n: int) -> None:
         """An answer, or the rest of it, and while it comes fast the next part at once, for it costs an event less. More
         than the service's buffer holds is read only where it will not have to wait here."""
-        service, turns = self.service, BURST
+        turns = BURST
         if n >= RECORD_BYTES:
             client.gather()
         while n > 0:
@@ -333,14 +331,19 @@ class ServerLink(Placement):
             self._fast = n == len(buffer) and self.body is not None
             if not (turns and self._fast) or self.client is not client or stream.averted:
                 break
-            buffer = service.bulk if client.takes(len(service.bulk)) else service.buffer
+            buffer = self._buffer_for(client)
             n = self._receive(client, stream, buffer)
         client.release()
 
+    def _buffer_for(self, client: Exchange) -> memoryview:
+        service = self.service
+        return service.bulk if client.takes(len(service.bulk)) else service.buffer
+
     def _receive(self, client: Exchange, stream: Stream, buffer: memoryview) -> int:
         """How many bytes are in the buffer now; 0 and below: what there was to do about it is done."""
+        read_into = stream.read_into
         try:
-            n = stream.read_into(buffer)
+            n = read_into(buffer)
         except OSError as error:
             n = self._not_read(client, stream, error)
         if not n:
@@ -351,7 +354,7 @@ class ServerLink(Placement):
         try:
             return stream.not_read(error)
         except OSError as broke:
-            client.server_broke(_words(broke))
+            client.server_broke(broken_words(broke))
             return NOTHING
 
     def _read_answer(self, client: Exchange, data: memoryview) -> None:
@@ -494,7 +497,3 @@ class ServerLink(Placement):
         """Whether this descriptor is its socket."""
         sock = self.stream.sock if self.stream is not None else self.server
         return sock is not None and sock.fileno() == fd
-
-
-def _words(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error).lower()

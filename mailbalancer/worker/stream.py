@@ -289,8 +289,9 @@ class Stream:
             return
         size = len(data)
         if size <= RECORD_BYTES or self._tls is None:
+            send = self._send_to  # an attribute that is called where it is read is looked for as a method first
             try:
-                sent = self._send_to(data)
+                sent = send(data)
             except _LATER:
                 sent = 0
         else:
