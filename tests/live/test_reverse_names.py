@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.name_server import SERVFAIL, NameServer
+from tests.support.dns_server import SERVFAIL, NameServer
 from tests.support.ports import free_port
 from tests.support.program import Balancer
 from tests.support.real_servers import Postfix

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from mailbalancer.model import Endpoint, Mail, Mode, ReverseNames, Schedule, Service, Smtp
+from tests.support.dns_server import SERVFAIL, SILENCE, NameServer
 from tests.support.lone_worker import LoneWorker, service
 from tests.support.mail_servers import SmtpServer
-from tests.support.name_server import SERVFAIL, SILENCE, NameServer
 from tests.support.smtp_client import Talk
 
 NO_NAME, NOT_NOW = "[UNAVAILABLE]", "[TEMPUNAVAIL]"
