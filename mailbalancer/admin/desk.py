@@ -39,8 +39,9 @@ class Desk(Protocol):
         ...
 
     @property
-    def timings(self) -> Callable[[], dict[str, Any]]:
-        """How long phases took, as histograms by place; raises MailbalancerError while the balancer is starting."""
+    def timings(self) -> Callable[[str], dict[str, Any]]:
+        """How long phases took at a service (empty: at all), as histograms by place; raises MailbalancerError while the
+        balancer is starting."""
         ...
 
     def watch(self, told: Callable[[Event], None]) -> list[Event]:

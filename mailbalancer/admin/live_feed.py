@@ -17,6 +17,7 @@ from aiohttp import web
 from mailbalancer.admin import maintenance, views
 from mailbalancer.admin.desk import Desk, Event
 from mailbalancer.admin.gate import Refused
+from mailbalancer.admin.latency import Latency
 from mailbalancer.admin.words import Facts, worker_troubles
 from mailbalancer.errors import MailbalancerError
 
@@ -41,6 +42,7 @@ class LiveFeed:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._before: Mapping[str, Facts] = {}
+        self._latencies: dict[str, Latency] = {}
         self._before_at = 0.0
 
     async def show(
@@ -125,8 +127,15 @@ class LiveFeed:
             "maintenance": [maintenance.told(report, one)["says"] for one in report["maintenance"]["active"]],
         }
         if service and (found := views.find(report, service)) is not None:
-            facts["service"] = views.described(found)
+            facts["service"] = {**views.described(found), "latency": self._latency(service)}
         return f"data: {json.dumps(facts, default=str, separators=(',', ':'))}\n\n".encode()
+
+    def _latency(self, service: str) -> list[dict[str, Any]]:
+        """Of the last minute, as far as somebody has looked at this service for so long."""
+        looked_at = set(self._viewers.values())
+        self._latencies = {name: kept for name, kept in self._latencies.items() if name in looked_at}
+        kept = self._latencies.setdefault(service, Latency())
+        return kept.take(self._desk.timings(service), asyncio.get_running_loop().time())
 
     def _with_rates(self, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         now = asyncio.get_running_loop().time()

@@ -295,7 +295,7 @@ class AdminServer:
         self._runner_of_operations.visitor(request, Role.METRICS)
         assert self._desk is not None
         report = self._desk.report()
-        text = metrics.exposition(report, report["certificates"], self._desk.timings())
+        text = metrics.exposition(report, report["certificates"], self._desk.timings(""))
         return answer(Reply(text.encode(), kind=metrics.CONTENT_TYPE))
 
     async def _live(self, request: web.Request) -> web.StreamResponse:

@@ -24,7 +24,8 @@ class Desk:
         report: the facts of `status`; raises MailbalancerError while starting.
         obey: a command of the control socket and its arguments; raises MailbalancerError when refused.
         explain: the ways from a client to a service's real servers (or the one that is named).
-        timings: how long phases took, as histograms; raises MailbalancerError while starting.
+        timings: how long phases took at a service (empty: at all), as histograms; raises MailbalancerError while
+            starting.
     """
 
     config: Config
@@ -32,7 +33,7 @@ class Desk:
     obey: Callable[[str, dict[str, Any]], Awaitable[Any]]
     events: Events
     explain: Callable[[str, str, str], list[Path]]
-    timings: Callable[[], dict[str, Any]]
+    timings: Callable[[str], dict[str, Any]]
 
     def watch(self, told: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
         """Call `told` with every event from now on; returns those that are remembered, newest last."""

@@ -105,10 +105,13 @@ class Status:
             "events": self._events.listed(),
         }
 
-    def timings(self, running: Target) -> dict[str, Any]:
+    def timings(self, running: Target, wanted: str = "") -> dict[str, Any]:
         """How long phases took, as histograms: of every real server in its service, and of services without one.
 
         Apart from `report`, which is made every second while somebody looks.
+
+        Args:
+            wanted: the only service; empty: all.
         """
         allocation = running.allocation
         places = [(name, "", "", slot) for name, slot in allocation.services.items()]
@@ -124,6 +127,7 @@ class Status:
                     "phases": dict(zip(phases, self._board.timings(slot), strict=True)),
                 }
                 for service, route, real_server, slot in places
+                if wanted in ("", service)
             ],
         }
 

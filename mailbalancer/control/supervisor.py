@@ -453,11 +453,11 @@ class Supervisor:
         warnings = [self._as_root] if self._as_root else []
         return self._status.report(running, [*warnings, *self._later, *self._config.warnings])
 
-    def _timings(self) -> dict[str, Any]:
+    def _timings(self, service: str) -> dict[str, Any]:
         running = self._rollout.running
         if running is None:
             raise ControlError("mailbalancer is still starting", "ask again in a moment")
-        return self._status.timings(running)
+        return self._status.timings(running, service)
 
     def _refuse_unless_ready(self) -> None:
         if self._stopping.is_set():

@@ -140,6 +140,7 @@ class Board:
         self._slots_at = self._beats_at + workers * BEAT
         self._columns_at = self._slots_at + slots * SLOT
         self.column_cells = slots * COUNT
+        self._columns = tuple(worker * self.column_cells for worker in range(workers))
         self._timings_at = self._columns_at + workers * self.column_cells
         self.timing_cells = slots * TIMING
         cells = self._timings_at + workers * self.timing_cells
@@ -171,7 +172,7 @@ class Board:
         """Sum of an integer cell of one slot over all workers."""
         ints = self.ints
         at = self._columns_at + slot * COUNT + cell
-        return sum(ints[at + w * self.column_cells] for w in range(self.workers))
+        return sum([ints[at + column] for column in self._columns])
 
     def total_float(self, slot: int, cell: Count) -> float:
         """Sum of a float cell of one slot over all workers."""
@@ -188,7 +189,7 @@ class Board:
     def timings(self, slot: int) -> list[Timing]:
         """How long each phase took at one slot, over all workers."""
         columns = [self.timing(worker, slot, Phase.QUEUE) for worker in range(self.workers)]
-        cells = [sum(column) for column in zip(*(self.ints[at : at + TIMING].tolist() for at in columns), strict=True)]
+        cells = list(map(sum, zip(*[self.ints[at : at + TIMING].tolist() for at in columns], strict=True)))
         return [self._timing(columns, cells, phase * PHASE) for phase in Phase]
 
     def _timing(self, columns: list[int], cells: list[int], at: int) -> Timing:

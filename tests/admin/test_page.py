@@ -232,6 +232,21 @@ def test_a_day_can_be_looked_back_on(browser: Browser, door: Door) -> None:
     browser.sees("24 hours ago")
 
 
+def test_how_long_things_take_is_told_while_one_looks(browser: Browser, door: Door) -> None:
+    come_in(browser, door, Role.READ)
+    browser.run('location.hash = "#/service/pop"')
+    browser.sees("How long things took", "nothing has ended")
+    port = int(door.get("/services/pop")["listen"][0].split(":")[1])
+
+    def knock() -> bool:
+        with socket.create_connection(("127.0.0.1", port), 10):
+            pass
+        return "whole session or request" in browser.text()
+
+    eventually(knock, what="the last minute has something")
+    browser.sees("95 % within")
+
+
 def test_a_ramp_has_a_bar_and_a_countdown(browser: Browser, door: Door) -> None:
     door.ask("POST", "/api/v1/real-servers/ex1/disable", {})
     door.ask("POST", "/api/v1/real-servers/ex1/enable", {})

@@ -44,6 +44,7 @@ class Looked:
 
     Attributes:
         scrape_ms, scrape_bytes: `/metrics` of the large configuration, the median.
+        scrape_cpu_ms: CPU time of the supervisor for one, which does not depend on what else the machine does.
         page_core: share of one core that `VIEWERS` of the same configuration's page take.
         p99_ms: of requests while nobody looks, and while `VIEWERS` and a scrape each second do.
         core: share of one core that the supervisor takes, in the same two cases.
@@ -51,6 +52,7 @@ class Looked:
 
     scrape_ms: float
     scrape_bytes: int
+    scrape_cpu_ms: float
     page_core: float
     p99_ms: tuple[float, float]
     core: tuple[float, float]
@@ -61,7 +63,8 @@ class Looked:
         idle, busy = (f"{share * 100:.1f} %" for share in self.core)
         return (
             f"Scrape of /metrics, {SERVICES} services × {REAL_SERVERS} real servers × {WORKERS} workers: "
-            f"{self.scrape_ms:.0f} ms, {self.scrape_bytes / 1e6:.1f} MB; {VIEWERS} viewers of its page take "
+            f"{self.scrape_ms:.0f} ms ({self.scrape_cpu_ms:.0f} ms of CPU), {self.scrape_bytes / 1e6:.1f} MB; "
+            f"{VIEWERS} viewers of its page take "
             f"{self.page_core * 100:.1f} % of a core.\n"
             f"One service, {VIEWERS} viewers and a scrape each second: p99 {watched}, without them {alone}; "
             f"supervisor {busy} of a core, without them {idle}."
@@ -75,12 +78,13 @@ def look(cores: Cores, folder: Path, backend: int, say: Callable[[str], None]) -
         backend: port of the web server behind.
     """
     say(f"scrape of {SERVICES} services with {REAL_SERVERS} real servers each")
-    scrapes, page_core = _scrapes(cores, folder)
+    scrapes, scrape_cpu_s, page_core = _scrapes(cores, folder)
     say(f"{VIEWERS} viewers and scrapes beside load")
     alone, watched = _with_and_without(cores, folder, backend)
     return Looked(
         statistics.median(took_ms for took_ms, _ in scrapes),
         scrapes[-1][1],
+        scrape_cpu_s * 1000,
         page_core,
         (statistics.median(b.p99_ms for b, _ in alone), statistics.median(b.p99_ms for b, _ in watched)),
         (statistics.median(share for _, share in alone), statistics.median(share for _, share in watched)),
@@ -90,8 +94,8 @@ def look(cores: Cores, folder: Path, backend: int, say: Callable[[str], None]) -
 # ---------------------------------------------------------------- a scrape
 
 
-def _scrapes(cores: Cores, folder: Path) -> tuple[list[tuple[float, int]], float]:
-    """Milliseconds and bytes of each, and the share of a core that the page takes."""
+def _scrapes(cores: Cores, folder: Path) -> tuple[list[tuple[float, int]], float, float]:
+    """Milliseconds and bytes of each, CPU seconds of one, and the share of a core that the page takes."""
     door = free_port()
     ports = [free_port() for _ in range(SERVICES)]
     with _greeter() as behind:
@@ -103,7 +107,10 @@ def _scrapes(cores: Cores, folder: Path) -> tuple[list[tuple[float, int]], float
                 for _ in range(SESSIONS_EACH):
                     with socket.create_connection(("127.0.0.1", port), 5) as client:
                         client.recv(100)
-            return [_scrape(door) for _ in range(SCRAPES)], _page_core(door, running.pid)
+            before = _cpu_s(running.pid)
+            scrapes = [_scrape(door) for _ in range(SCRAPES)]
+            cpu_s = (_cpu_s(running.pid) - before) / SCRAPES
+            return scrapes, cpu_s, _page_core(door, running.pid)
 
 
 def _page_core(door: int, pid: int) -> float:

@@ -95,10 +95,21 @@ export function service(live, name, history, asked, look) {
     one.imbalance_words ? h("p", { class: "attention" }, one.imbalance_words) : null,
     h("ul", { class: "remarks" }, one.remarks.map((remark) => h("li", { class: remark.tone }, remark.says))),
     h("h2", {}, "Real servers"), serverTable(one),
-    graphs(one, history || {}, look),
+    latency(one.latency), graphs(one, history || {}, look),
     wayForm(one),
     h("h2", {}, "Sessions"), asked.sessions ? sessionTable(asked.sessions) : h("p", { class: "quiet" }, "…"),
     persistGroups(one).map((group) => persistence(group, asked.persistence?.[group])));
+}
+
+const PHASES = { queue: "wait for a place", connect: "connect to a server", first_byte: "first answer", total: "whole session or request" };
+
+/** How long things took in the last minute. */
+function latency(phases) {
+  const words = (s) => (s === null ? "over 60 s" : s < 1 ? `${Math.round(s * 1000)} ms` : `${s} s`);
+  return h("section", {}, h("h2", {}, "How long things took, in the last minute"), phases.length
+    ? h("div", { class: "numbers phases" }, phases.map((one) => h("div", { class: "tile" }, h("span", {}, PHASES[one.phase]),
+      h("b", {}, `${words(one.half_s)}`), h("span", {}, `half of ${one.count} within it; 95 % within ${words(one.most_s)}`))))
+    : h("p", { class: "quiet" }, "nothing has ended since somebody looks"));
 }
 
 function graphs(one, history, look) {
