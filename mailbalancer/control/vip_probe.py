@@ -83,6 +83,8 @@ class VipProbe(Prober):
                     return _through_us(server, far)
         except HostError as error:
             return WayBack(Verdict.UNKNOWN, str(error))
+        except OSError as error:  # an interface goes away under it
+            return WayBack(Verdict.UNKNOWN, f"the answer of {server} could not be heard: {error.strerror}")
         return way
 
     async def _ask(self, knock: Knock, where: tuple[str, str, str], timeout_s: float) -> Heard | None:

@@ -16,7 +16,7 @@ from tests.support.program import Balancer, run_cli
 from tests.support.waiting import eventually
 
 MEGABYTE = 1 << 20
-FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.45, "rise": 1, "fall": 1}
+FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.9, "rise": 1, "fall": 3}
 NEAR = {4: {"s1": "10.0.1.11", "s2": "10.0.1.12"}, 6: {"s1": "fd00:1::11", "s2": "fd00:1::12"}}
 VIPS = {4: VIP, 6: VIP6}
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.farm import PORT, VIP, VIP6, Farm, Segment, Site, Talk, ask, pattern_digest, state_of
+from tests.support.farm import PORT, VIP, VIP6, Farm, Segment, Site, ask_both, pattern_digest, state_of, with_both
 from tests.support.netns import World
 from tests.support.waiting import eventually
 
 MEGABYTE = 1 << 20
 #: The whole of it in IPv4; enough to fill every window in IPv6.
 SIZE = {4: 100 * MEGABYTE, 6: 20 * MEGABYTE}
-FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 3}
+FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 2.0, "rise": 1, "fall": 3}
 VIPS = {4: VIP, 6: VIP6}
 NEAR, FAR = {4: "10.0.1.5", 6: "fd00:1::5"}, {4: "10.9.0.5", 6: "fd00:9::5"}
 TOPOLOGIES: dict[str, type[Farm | Segment]] = {"transparent": Farm, "snat": Farm, "dsr": Segment, "tunnel": Site}
@@ -51,12 +51,12 @@ def test_every_path(world: World, tmp_path: Path, forward: str, version: int) ->
         eventually(lambda: balancer.service("mail")["pools"][0]["real_servers"][1]["up"], 20.0, "both are up")
         for machine, own in ((at.client, NEAR[version]), (at.far, FAR[version])):
             seen_as = ours if forward == "snat" else own
-            talks = eventually(lambda m=machine: _both(m, vip), 20.0, "both servers are used")  # type: ignore[misc]
+            talks = {talk.server: talk for talk in with_both(machine, vip)}
             for talk in talks.values():
                 assert talk.seen_as == seen_as
                 assert talk.say("hello") == f"{talk.server} hello"
                 assert seen_as in [line[1] for line in at.seen(talk.server) if line[0] == "tcp"]
-            answers = eventually(lambda m=machine: _asked(m, vip), 20.0, "both are asked")  # type: ignore[misc]
+            answers = ask_both(machine, vip)
             assert {answer[1] for answer in answers} == {seen_as}
             for name in ("s1", "s2"):
                 assert seen_as in [line[1] for line in at.seen(name) if line[0] == "udp"]
@@ -67,14 +67,3 @@ def test_every_path(world: World, tmp_path: Path, forward: str, version: int) ->
         eventually(lambda: balancer.real_server("mail", "s2")["bytes_in"] > len(upload), 10.0, "bytes are counted")
         assert balancer.stop() == 0
     assert state_of(at.balancer) == before
-
-
-def _both(machine: Any, vip: str) -> dict[str, Talk] | None:
-    """One conversation with each server."""
-    talks = {talk.server: talk for talk in (Talk(machine, vip) for _ in range(6))}
-    return talks if len(talks) == 2 else None
-
-
-def _asked(machine: Any, vip: str) -> list[list[str]] | None:
-    answers = [ask(machine, vip, f"q{number}") for number in range(12)]
-    return answers if {answer[0] for answer in answers} == {"s1", "s2"} else None

@@ -12,7 +12,7 @@ from tests.support.netns import World
 from tests.support.program import Balancer, run_cli
 from tests.support.waiting import eventually
 
-FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1}
+FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 1.0, "rise": 1, "fall": 3}
 
 
 def transparent(mode: str, **source: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ SERVICES: dict[str, dict[str, Any]] = {
     "layer 7": {"mode": "tcp", "source": "client", "listen": [f"{VIP}:{PORT}", f"[{VIP6}]:{PORT}"]},
 }
 #: Of the changes that a start makes, each so-many-th one is a moment; 1 with MAILBALANCER_ALL=1.
-EVERY = 1 if os.environ.get("MAILBALANCER_ALL") else 3
+EVERY = 1 if os.environ.get("MAILBALANCER_ALL") else 5
 #: How long a start takes at most here; what is killed later is running.
 START_S = 20.0
 

@@ -1,4 +1,4 @@
-"""Direct server return and tunnels: servers that answer clients themselves."""
+"""Direct server return and tunnels: what is theirs alone. All that they share: test_every_path.py."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from typing import Any
 import pytest
 
 from mailbalancer.control.host_plan import VXLAN_NUMBER, VXLAN_PORT, tunnel_mac
-from tests.support.farm import PORT, VIP, VIP6, Farm, Segment, Talk, ask, pattern_digest, prepare_dsr, serve, state_of
+from tests.support.farm import (
+    PORT,
+    VIP,
+    Farm,
+    Segment,
+    Talk,
+    ask,
+    ask_both,
+    pattern_digest,
+    prepare_dsr,
+    serve,
+)
 from tests.support.netns import Machine, World
 from tests.support.waiting import eventually
 
 MEGABYTE = 1 << 20
-FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1}
+FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 2.0, "rise": 1, "fall": 3}
 NEAR = {4: {"s1": "10.0.1.11", "s2": "10.0.1.12"}, 6: {"s1": "fd00:1::11", "s2": "fd00:1::12"}}
 
 
@@ -34,35 +45,13 @@ def segment(world: World, tmp_path: Path) -> Segment:
     return Segment(world, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("version", "vip", "near", "far"), [(4, VIP, "10.0.1.5", "10.9.0.5"), (6, VIP6, "fd00:1::5", "fd00:9::5")]
-)
-def test_dsr(segment: Segment, version: int, vip: str, near: str, far: str) -> None:
-    segment.serve()
-    before = state_of(segment.balancer)
-    upload = os.urandom(MEGABYTE) * 20
-    with segment.balanced(config(NEAR[version], vip)) as balancer:
-        for machine, address in ((segment.client, near), (segment.far, far)):
-            talks = [Talk(machine, vip) for _ in range(16)]
-            assert {talk.server for talk in talks} == {"s1", "s2"}
-            assert {talk.seen_as for talk in talks} == {address}
-            for talk in talks:
-                assert talk.say("hello") == f"{talk.server} hello"
-            assert talks[0].take(100 * MEGABYTE) == pattern_digest(100 * MEGABYTE)
-            assert talks[1].give(upload) == hashlib.sha256(upload).hexdigest()
-        eventually(lambda: balancer.service("mail")["sessions"] == 32, 10.0, "flows are counted")
-        eventually(lambda: balancer.service("mail")["bytes_in"] > 40 * MEGABYTE, 10.0, "bytes are counted")
-        assert balancer.stop() == 0
-    assert state_of(segment.balancer) == before
-
-
 def test_dsr_datagrams_leave_a_dead_server(segment: Segment) -> None:
     segment.serve()
     with segment.balanced(config(NEAR[4], VIP, "udp")) as balancer:
-        assert {ask(segment.client, VIP, "q")[0] for _ in range(30)} == {"s1", "s2"}
+        ask_both(segment.client, VIP)
         segment.servers["s1"].end()
         eventually(lambda: balancer.real_server("mail", "s1")["up"] is False, 10.0, "s1 is down")
-        eventually(lambda: _only(segment, "s2"), 5.0, "only s2 answers")
+        eventually(lambda: _only(segment, "s2"), 15.0, "only s2 answers")
 
 
 def _only(segment: Segment, name: str) -> bool:

@@ -14,7 +14,7 @@ from tests.support.netns import Machine, World
 from tests.support.program import Balancer
 from tests.support.waiting import eventually
 
-FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 0.4, "rise": 1, "fall": 1}
+FAST = {"type": "tcp", "interval_s": 0.5, "timeout_s": 2.0, "rise": 1, "fall": 3}
 
 
 def smoke(machine: Machine, balancer: Balancer) -> subprocess.CompletedProcess[str]:

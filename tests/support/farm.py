@@ -134,6 +134,30 @@ class Talk:
         self.sock.close()
 
 
+def with_both(machine: Machine, vip: str, count: int = 8) -> list[Talk]:
+    """So many conversations, among them some with each server: who is asked first is nobody's promise."""
+
+    def held() -> list[Talk] | None:
+        talks = [Talk(machine, vip) for _ in range(count)]
+        if {talk.server for talk in talks} == {"s1", "s2"}:
+            return talks
+        for talk in talks:
+            talk.close()
+        return None
+
+    return eventually(held, 20.0, "both servers are used")
+
+
+def ask_both(machine: Machine, vip: str, text: str = "q", count: int = 20) -> list[list[str]]:
+    """The same with datagrams: their answers."""
+
+    def asked() -> list[list[str]] | None:
+        answers = [ask(machine, vip, f"{text}{number}") for number in range(count)]
+        return answers if {answer[0] for answer in answers} == {"s1", "s2"} else None
+
+    return eventually(asked, 20.0, "both servers are asked")
+
+
 def ask(machine: Machine, address: str, text: str, port: int = PORT, timeout_s: float = 3.0) -> list[str]:
     """One datagram and its answer: the server's name, our address as it saw it, our port, the text."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
