@@ -44,6 +44,7 @@ from mailbalancer.host.ledger import Ledger
 from mailbalancer.host.network import read_network
 from mailbalancer.host.nft import Counter, Nft
 from mailbalancer.host.privileges import CAP_NET_ADMIN, CAP_NET_RAW, have
+from mailbalancer.host.rtnetlink import network_now
 from mailbalancer.host.steps import Step, Vxlan, sysctl_now
 from mailbalancer.l4.numbers import Numbers
 from mailbalancer.l4.render import ENDING_S, tables
@@ -299,7 +300,7 @@ class L4Engine:
     def _look(self) -> Network:
         """At the network, anew: the probe asks who is who on the segment."""
         with contextlib.suppress(HostError):
-            self._network = replace(self._network, neighbours=read_network(self._commands).neighbours)
+            self._network = replace(self._network, neighbours=network_now().neighbours)
         return self._network
 
     def _judged(self, key: MemberKey) -> None:

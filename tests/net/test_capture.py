@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,43 @@ def test_both_sides_in_one_file(farm: Farm, tmp_path: Path, forward: str) -> Non
 def _is_good(balancer: Balancer) -> bool:
     way = balancer.real_server("mail", "s1")["way_back"]
     return way is not None and way["verdict"] == "good"
+
+
+def test_sessions_of_mail_and_web_say_from_which_port_they_go_on(farm: Farm) -> None:
+    """Their server is silent, so they wait for it."""
+    farm.serve()
+    silent = farm.servers["s1"].call(lambda: socket.create_server(("10.0.2.11", 2525)))
+    shared = {"check": {**FAST, "port": PORT}, "ramp_s": 0, "real_servers": {"s1": 2525}}
+    services = {
+        "mail": {"mode": "smtp", "listen": f"10.0.1.1:{PORT}", "server_tls": {"starttls": "none"}, **shared},
+        "web": {"mode": "http", "listen": "10.0.1.1:80", **shared},
+    }
+    with silent, farm.balanced({"real_servers": ONE, "services": services}) as balancer:
+        mail, web = farm.far.connect("10.0.1.1", PORT), farm.far.connect("10.0.1.1", 80)
+        web.sendall(b"GET / HTTP/1.1\r\nHost: mail.example.com\r\n\r\n")
+        for name in services:
+            listed = eventually(lambda n=name: _left_from(balancer, n), 15.0, f"a session of {name} has its server")  # type: ignore[misc]
+            assert listed.startswith("10.0.2.1:")
+        mail.close()
+        web.close()
+
+
+def _left_from(balancer: Balancer, service: str) -> str:
+    sessions = balancer.command("sessions", service=service)["sessions"]
+    return str(sessions[0]["left_from"]) if sessions else ""
+
+
+def test_a_tunnel_in_words(farm: Farm) -> None:
+    """Nobody ends it: the frames go on into it, and the client asks again."""
+    farm.router.plug(farm.world.switch("site"), "eth2", "10.8.0.1/24")
+    with farm.balanced(config("tunnel", {"s1": "10.8.0.11"}, check="none")) as balancer:
+        running = Running(farm.balancer, balancer, "--client", "10.9.0.5")
+        with pytest.raises(OSError, match="timed out"):
+            Talk(farm.far, VIP, timeout_s=1.5)
+        seen = running.end()
+    assert "mbvxlan4" in seen["devices"]
+    assert "2 packets of 1 connection passed on to s1, SYN 2 times among them" in seen["sentences"]
+    assert seen["sentences"][-1].startswith("the client asks again, so no answer of s1 reaches it")
 
 
 def test_direct_server_return_in_words(world: World, tmp_path: Path) -> None:

@@ -394,6 +394,7 @@ def test_sessions_are_listed_with_their_facts() -> None:
             assert (found["server"], found["server_address"]) == ("ex1", f"127.0.0.1:{ex1.port}")
             assert (found["bytes_in"], found["bytes_out"], found["state"], found["worker"]) == (3, 3, "relaying", 0)
             assert found["why"] == "least_connections"
+            assert found["left_from"].startswith("127.0.0.1:")
             assert 0 <= found["idle_s"] <= found["age_s"]
             both = worker.list_sessions(limit=1)
             assert (len(both.sessions), both.more) == (1, 1)
