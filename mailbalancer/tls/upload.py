@@ -128,6 +128,7 @@ def _pem_key(pem: bytes, password: bytes) -> PrivateKeyTypes:
 def _arranged(certificates: list[x509.Certificate], key: PrivateKeyTypes | None) -> Upload:
     if not certificates:
         raise UploadError("there is no certificate in what was sent", _CHAIN_REMEDY)
+    _refuse_damaged(certificates)
     if len(certificates) > MOST_CERTIFICATES:
         raise UploadError(f"there are {len(certificates)} certificates in what was sent", _CHAIN_REMEDY)
     first = _meant(certificates, key)
@@ -135,6 +136,15 @@ def _arranged(certificates: list[x509.Certificate], key: PrivateKeyTypes | None)
     remarks = [f"{len(spare)} certificate(s) that are not issuers of it were left out"] if spare else []
     pem = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain)
     return Upload(pem, _plain(key) if key is not None else b"", tuple(remarks))
+
+
+def _refuse_damaged(certificates: list[x509.Certificate]) -> None:
+    """The parser looks at parts of a certificate when it is asked for them, and says only then what is wrong."""
+    try:
+        for one in certificates:
+            one.subject, one.issuer, one.extensions, _public(one)
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise UploadError("a certificate in what was sent is damaged", _CHAIN_REMEDY) from error
 
 
 def _meant(certificates: list[x509.Certificate], key: PrivateKeyTypes | None) -> x509.Certificate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -162,7 +163,8 @@ def evil_site(page: str) -> Iterator[int]:
                     client, _ = listener.accept()
                 except OSError:
                     return
-                with client:
+                with client, contextlib.suppress(OSError):
+                    client.settimeout(0.5)  # a browser opens connections that it may not need
                     client.recv(65536)
                     head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(page)}\r\n"
                     client.sendall(f"{head}Connection: close\r\n\r\n{page}".encode())

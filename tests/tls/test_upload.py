@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailbalancer.tls.upload import UploadError, from_binary, from_pem, key_in, public_of
@@ -122,6 +122,7 @@ def test_nonsense_is_refused_in_words(data: bytes, key: bytes, password: bytes) 
     assert public_of(data) == b""
 
 
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_damaged_certificate_is_refused_or_still_one(issued: Issued, data: st.DataObject) -> None:
     for content, read in ((issued.pem.read_bytes(), from_pem), (issued.certificate.public_bytes(DER), from_binary)):
