@@ -61,12 +61,25 @@ function serviceRow(one, history) {
   return { tone: one.tone, cells: [
     h("div", { class: "name" }, h("a", { href: `#/service/${path(one.name)}` }, one.name), " ", badge(one.tone, one.says),
       h("div", { class: "quiet" }, `${one.mode} on ${one.listen.join(", ")}`)),
-    h("div", { class: "chips" }, one.real_servers.map((server) =>
-      h("span", { class: `chip ${server.tone}`, title: `${server.name}: ${server.state}` }, server.name, server.tone === "good" ? "" : h("small", {}, ` ${short(server.state)}`)))),
+    chips(one.real_servers),
     chart(series.sessions, "sessions", one.sessions),
     chart(series.total, "new a second", rate(one.rates.total)),
     chart(series.errors, "errors a second", rate(one.rates.refused + one.rates.failed), "errors"),
     `${size(one.rates.bytes_in)}/s`, `${size(one.rates.bytes_out)}/s`] };
+}
+
+const MOST_CHIPS = 6;
+
+/** Of many real servers those that are not well, and how many are. */
+function chips(servers) {
+  const many = servers.length > MOST_CHIPS;
+  const well = (server) => server.tone === "good" || server.state === "not checked";
+  const shown = many ? servers.filter((server) => !well(server)) : servers;
+  return h("div", { class: "chips" },
+    many && servers.length > shown.length ? h("span", { class: "chip good" }, `${servers.length - shown.length} in service`) : null,
+    shown.slice(0, MOST_CHIPS).map((server) => h("span", { class: `chip ${server.tone}`, title: `${server.name}: ${server.state}` },
+      server.name, well(server) ? "" : h("small", {}, ` ${short(server.state)}`))),
+    shown.length > MOST_CHIPS ? h("span", { class: "quiet" }, `and ${shown.length - MOST_CHIPS} more`) : null);
 }
 
 const short = (state) => state.split(/[:,;(]/)[0];
