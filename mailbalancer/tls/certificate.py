@@ -18,6 +18,14 @@ from cryptography.x509.oid import NameOID
 
 from mailbalancer.log import one_line
 
+#: What the parser raises for bytes that are no certificate, or a damaged one; often only where a part is looked at.
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _NAMES_SHOWN = 4
 _NAME_CHARACTERS = 100
 #: As people call them (FIPS 186-5).
@@ -71,7 +79,7 @@ def read(der: bytes) -> Certificate | None:
             sha256=hashlib.sha256(der).hexdigest(),
             key=_kind(parsed.public_key()),
         )
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         return None
 
 

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from mailbalancer.tls.certificate import UNREADABLE
+
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _COMMON_NAME_CHARACTERS = 64
 #: Clocks of clients differ; a certificate that begins this minute is refused by those that are slow.
@@ -81,9 +83,12 @@ def self_signed(key_pem: bytes, names: list[str], days: int, now: datetime) -> b
 
 
 def requested_names(request_pem: bytes) -> list[str]:
-    """The names in a request that `request` made."""
-    parsed = x509.load_pem_x509_csr(request_pem)
-    names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    """The names in a request that `request` made; none where it is damaged."""
+    try:
+        parsed = x509.load_pem_x509_csr(request_pem)
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, *UNREADABLE):
+        return []
     return [str(name.value) for name in names]
 
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.model import Certificate as Listed
 from mailbalancer.tls import openssl, profile
-from mailbalancer.tls.certificate import Certificate, read, today
+from mailbalancer.tls.certificate import UNREADABLE, Certificate, read, today
 from mailbalancer.tls.staple import Staple, StapleError, read_staple
 
 #: No chain and key come near this; a wrong path may lead to anything.
@@ -183,8 +183,8 @@ def _chain(file: _File) -> list[x509.Certificate]:
     try:
         chain = x509.load_pem_x509_certificates(file.content)
         for one in chain:
-            one.subject, one.issuer, one.extensions  # noqa: B018 parsed when they are looked at
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            one.subject, one.issuer, one.extensions, one.signature_hash_algorithm  # noqa: B018 parsed when they are looked at
+    except UNREADABLE as error:
         raise CertificateError(f"{file.path} holds no readable certificate", remedy, file.path) from error
     return chain
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 
 from mailbalancer.errors import MailbalancerError
+from mailbalancer.tls.certificate import UNREADABLE
 
 #: More certificates than this are a bundle of all authorities, and not a chain.
 MOST_CERTIFICATES = 20
@@ -55,7 +56,7 @@ def from_pem(text: bytes, key_text: bytes = b"", password: bytes = b"") -> Uploa
             certificates = pkcs7.load_pem_pkcs7_certificates(text)
         else:
             certificates = x509.load_pem_x509_certificates(text)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise UploadError("there is no readable certificate in what was sent", _CHAIN_REMEDY) from error
     return _arranged(certificates, _key_beside(key_text, text, password))
 
@@ -69,7 +70,7 @@ def from_binary(data: bytes, key_text: bytes = b"", password: bytes = b"") -> Up
     for load in (_one_certificate, pkcs7.load_der_pkcs7_certificates):
         try:
             return _arranged(load(data), _key_beside(key_text, b"", password))
-        except (ValueError, UnsupportedAlgorithm):
+        except UNREADABLE:
             continue
     return _from_pfx(data, password)
 
@@ -88,7 +89,7 @@ def _key_beside(key_text: bytes, text: bytes, password: bytes) -> PrivateKeyType
 def _from_pfx(data: bytes, password: bytes) -> Upload:
     try:
         key, certificate, others = pkcs12.load_key_and_certificates(data, password or None)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise UploadError("the PFX cannot be opened: the password is wrong, or it is no PFX", "try again") from error
     if key is None:
         raise UploadError(
@@ -104,7 +105,7 @@ def public_of(pem: bytes) -> bytes:
         if found:
             return _public(serialization.load_pem_private_key(found.group(), None))
         return _public(x509.load_pem_x509_certificate(pem))
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (TypeError, *UNREADABLE):
         return b""
 
 
@@ -143,7 +144,7 @@ def _refuse_damaged(certificates: list[x509.Certificate]) -> None:
     try:
         for one in certificates:
             one.subject, one.issuer, one.extensions, _public(one)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise UploadError("a certificate in what was sent is damaged", _CHAIN_REMEDY) from error
 
 
@@ -177,7 +178,7 @@ def _chain(
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (TypeError, InvalidSignature, *UNREADABLE):
         return False
     return True
 

@@ -70,3 +70,11 @@ def test_dates(since: float, until: float, words: str) -> None:
     seen = Certificate(("a",), "b", NOON + timedelta(days=since), NOON + timedelta(days=until), "00")
     assert seen.expiry(NOON, 14) == words
     assert seen.valid_at(NOON) == (since <= 0 < until)
+
+
+def test_a_version_that_does_not_exist_is_no_certificate(authority: Authority) -> None:
+    """The parser has an exception of its own for it, which is no ValueError."""
+    der = authority.issue("mail.example.com").certificate.public_bytes(serialization.Encoding.DER)
+    version = bytes.fromhex("a003020102")
+    assert der.count(version) == 1
+    assert read(der.replace(version, bytes.fromhex("a003020107"))) is None

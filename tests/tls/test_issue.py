@@ -33,6 +33,7 @@ def test_a_request_has_its_names_and_is_signed_with_its_key(kind: KeyKind) -> No
     )
     assert public.strip() in read.stdout
     assert issue.requested_names(request) == NAMES
+    assert issue.requested_names(request[:-40]) == []
     assert isinstance(loaded, ec.EllipticCurvePrivateKey if kind is KeyKind.ECDSA_P256 else rsa.RSAPrivateKey)
 
 
