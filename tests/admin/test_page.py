@@ -134,8 +134,9 @@ def test_a_profile_is_filled_in_previewed_applied_and_rolled_back(
         browser.sees("This cannot be applied", "exx")
         browser.press("Escape")
         browser.type("#servers", "ex1, ex2")
+        browser.run('document.getElementById("part-talk").click()')
         browser.click("Look at the resulting YAML")
-        browser.sees("+  house:", "+    vip: 127.0.0.1")
+        browser.sees("+  house:", "+    vip: 127.0.0.1", "talk")
         assert door.file == original, "only looked at so far"
         browser.click("Apply", "dialog")
         eventually(lambda: len(door.get("/services")["services"]) == 3, what="the service is there")

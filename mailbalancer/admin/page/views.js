@@ -326,14 +326,17 @@ export function profile({ one, config }) {
     event.preventDefault();
     const value = (id) => inputs[id].value.trim();
     const settings = { vip: value("vip"), real_servers: value("servers").split(/[\s,]+/).filter(Boolean) };
-    if (value("parts")) settings.services = value("parts").split(/[\s,]+/).filter(Boolean);
+    const parts = one.services.filter((name) => document.getElementById(`part-${name}`).checked);
+    if (parts.length) settings.services = parts;
     for (const name of names) if (value(`p-${name}`)) settings[name] = typed(one.parameters[name].type, value(`p-${name}`));
     change(`Make the services of ${one.profile}?`, "POST", `/profiles/${path(one.profile)}/apply`, { name: value("name"), settings }, config.etag);
   };
   return h("div", {}, h("h1", {}, one.title), h("p", {}, one.description),
-    may("admin") ? h("form", { onsubmit: submit }, h("h2", {}, "Fill in"),
+    may("admin") ? h("form", { class: "card filled", onsubmit: submit }, h("h2", {}, "Fill in"),
       field("name", "Name in the file", "mail", true), field("vip", "Address that clients connect to", "10.0.1.100", true),
-      field("servers", "Real servers, by name", "ex1, ex2", true), field("parts", `Only these services (of ${one.services.join(", ")})`, "all usual ones"),
+      field("servers", "Real servers, by name", "ex1, ex2", true),
+      h("fieldset", {}, h("legend", {}, "Services; none chosen: the usual ones"), one.services.map((name) =>
+        h("label", { class: "check" }, h("input", { type: "checkbox", id: `part-${name}` }), name))),
       names.map((name) => field(`p-${name}`, `${name}: ${one.parameters[name].description}`,
         one.parameters[name].default ?? one.parameters[name].example ?? "", one.parameters[name].required)),
       h("div", { class: "buttons" }, h("button", { class: "main" }, "Look at the resulting YAML"))) : null,
