@@ -90,7 +90,7 @@ PERSISTENT = {
 }
 #: Modes that were built after these profiles, with the services in them.
 LATER = {
-    **{name: {"https": "http"} for name in EXCHANGE},
+    **{name: {"https": "http", "https-l4": "l4", "smtp-l4": "l4", "imaps-l4": "l4"} for name in EXCHANGE},
     "postfix-dovecot": {"webmail": "http"},
     "webmail": {"https": "http", "https-offload": "http", "http": "http"},
     "smtp-relay": {},
