@@ -205,21 +205,31 @@ class L4Engine:
         """The rules of the configuration that was prepared, and is complete. The members of it are committed.
 
         Raises:
-            MailbalancerError: something could not be done.
+            MailbalancerError: they could not be written. Those that were there still are; the caller puts back the
+                members of the configuration before, and calls `take_back`.
         """
-        self._config = config
-        self._forwarded = frozenset(service.name for service in config.services if service.l4 is not None)
+        before = self._config
+        self._follow(config)
         if self._ledger is None:
             return
         self._network = read_network(self._commands)
-        self._numbers.follow(names(config))
-        self._renew(now)
+        try:
+            self._renew(now)
+        except MailbalancerError:
+            if before is not None:
+                self._follow(before)
+            raise
         self._ledger.finish(self._wanted.steps)
         for warning in self._wanted.warnings:
             self._events.warning(warning)
         self._vips.added(self._network, [step for step in self._wanted.steps if step not in self._before], now)
         for key in [*self.probe.standings, *self.through.standings]:
             self._judged(key)
+
+    def _follow(self, config: Config) -> None:
+        self._config = config
+        self._forwarded = frozenset(service.name for service in config.services if service.l4 is not None)
+        self._numbers.follow(names(config))
 
     def stop(self) -> None:
         """Everything as it was before us. A tick that comes later changes nothing any more."""
