@@ -24,7 +24,7 @@ from mailbalancer.worker.http_judged import JudgedRequest
 from mailbalancer.worker.http_lifetime import Stage
 from mailbalancer.worker.http_rewrite import identity_fields
 from mailbalancer.worker.http_route import Route
-from mailbalancer.worker.stream import NOTHING, Stream
+from mailbalancer.worker.stream import NOTHING, RECORD_BYTES, Stream
 
 _IDLE: Final = Stage.IDLE
 _HEAD: Final = Stage.HEAD
@@ -45,29 +45,25 @@ class HttpConnection(Exchange):
         if stage is not _IDLE and stage is not _HEAD:
             self._read_on(stream)
             return
-        service, read_into = self.service, stream.read_into
-        buffer = service.buffer
+        read = stream.read
         try:
-            n = read_into(buffer)
+            data = read(RECORD_BYTES)
         except OSError as error:
-            n = self._not_read(stream, error)
-        if n <= 0:
-            if not n:
+            if not self._not_read(stream, error):
                 self._client_finished()
             return
-        self.active_at = self._engine.reactor.now
-        if self._in or n > LONGEST:
-            self._keep(buffer[:n])
-            self._read_requests()
+        if not data:
+            self._client_finished()
             return
-        data = buffer[:n].tobytes()
-        known = service.requests.known
-        asked = known(data)
-        if asked is not None:
-            self._begin(asked)
-        else:
-            self._in = data
-            self._read_requests()
+        self.active_at = self._engine.reactor.now
+        if not self._in and len(data) <= LONGEST:
+            known = self.service.requests.known
+            asked = known(data)
+            if asked is not None:
+                self._begin(asked)
+                return
+        self._keep(data)
+        self._read_requests()
 
     def _read_on(self, stream: Stream) -> None:
         """While a request is under way, or after our last word."""
@@ -97,7 +93,7 @@ class HttpConnection(Exchange):
             self.end("client_reset", reset=True)
             return NOTHING
 
-    def _keep(self, data: memoryview) -> None:
+    def _keep(self, data: bytes | memoryview) -> None:
         """A head, or the beginning of one, or what follows the request at hand."""
         if not self._in:
             self._in = bytes(data)
