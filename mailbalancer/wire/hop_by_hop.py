@@ -80,8 +80,7 @@ def cuts(head: Head, connection: Connection, dropped: frozenset[bytes] = frozens
 
     Connection and Upgrade are cut for an upgrade, too: `upgrade_fields` writes them again, saying only that.
     """
-    ending = _ALWAYS | dropped
-    lines = [(start, end) for name, start, end in head.picked if name in ending]
+    lines = [(start, end) for name, start, end in head.picked if name in _ALWAYS or name in dropped]
     if connection.named:
         lines = sorted({*lines, *head.lines_named(connection.named)})
     return lines

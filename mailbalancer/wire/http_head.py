@@ -261,8 +261,9 @@ class RequestReader:
         authority, path = _address(method, target, minor, values.get(b"host"))
         host = _host_name(authority)
         fields = None
-        if minor == b"1" and target[0] == 0x2F and method != b"CONNECT":
-            fields = self._memory.came(block, Fields(values, picked, line_end, authority, host))
+        if minor == b"1" and target[0] == 0x2F and method != b"CONNECT" and self._memory.comes_again(block):
+            fields = Fields(values, picked, line_end, authority, host)
+            self._memory.keep(block, fields)
         return RequestHead(raw, end + 4, minor[0] & 1, values, picked, fields, method, target, authority, host, path)
 
     def _judge_unfinished(self, data: bytes | bytearray, blank: int, seen: int) -> None:

@@ -32,14 +32,25 @@ class Recurring(Generic[Made]):
 
     def came(self, key: bytes, made: Made) -> Made | None:
         """These bytes came; the second time, what was made of them is remembered and handed back."""
+        if not self.comes_again(key):
+            return None
+        self.keep(key, made)
+        return made
+
+    def comes_again(self, key: bytes) -> bool:
+        """Whether these bytes came before, so that it is worth while to make something of them for `keep`."""
         if len(key) > LONGEST:
-            return None
-        if hash(key) not in self._once:
-            if len(self._once) >= _SEEN_ONCE:
-                self._once.clear()
-            self._once.add(hash(key))
-            return None
+            return False
+        mark, once = hash(key), self._once
+        if mark in once:
+            return True
+        if len(once) >= _SEEN_ONCE:
+            once.clear()
+        once.add(mark)
+        return False
+
+    def keep(self, key: bytes, made: Made) -> None:
+        """Remember what was made of bytes that came again."""
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
         self._known[key] = made
-        return made

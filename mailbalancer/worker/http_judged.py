@@ -22,6 +22,7 @@ from mailbalancer.worker.http_rewrite import request_parts
 from mailbalancer.worker.http_route import Returning, Route
 
 _JUDGED: Final = "judged"
+_NO_BODY: Final = Kind.NONE
 #: Of an answer, this much is looked through for the end of its head before all of it is.
 _USUAL_HEAD_BYTES: Final = LONGEST
 
@@ -67,10 +68,10 @@ class JudgedRequest:
         self.connection = connection
         self.ties = ties
         self.route = route
-        self.has_body = framing.kind is not Kind.NONE
+        self.has_body = framing.kind is not _NO_BODY
         self.may_wait = head.method[0] in b"PR"
         self.common = head.minor == 1 and head.method not in (b"HEAD", b"CONNECT") and not connection.upgrade
-        self.by_rule = route.redirect is not None or route.respond is not None or not route.pool.targets
+        self.by_rule = route.answers
         self.before, self.after = (b"", b"") if self.by_rule else request_parts(route, head, connection)
         self.returning: Returning | None = None
         if not route.looks_at_source:

@@ -42,6 +42,7 @@ class Route:
     """One route, or the service itself, made ready for use.
 
     Attributes:
+        answers: no server is asked.
         request_fields, response_fields: complete field lines to add.
         request_drop, response_drop: lower-case names of the fields to leave out.
         cookie: name of the cookie that we set, or put our mark into; empty: none.
@@ -63,6 +64,7 @@ class Route:
         self.lists = AddressLists(own.allow, own.deny) if own.allow or own.deny else None
         self.redirect = own.redirect
         self.respond = own.respond
+        self.answers = bool(own.redirect or own.respond or not pool.targets)
         hsts = (("Strict-Transport-Security", f"max-age={http.hsts_s}"),) if http.hsts_s and service.client_tls else ()
         self.own_fields, _ = _edits(HeaderEdits(hsts))
         self.request_fields, drop = _edits(http.request_headers, own.request_headers)
