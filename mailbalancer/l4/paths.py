@@ -177,6 +177,10 @@ class _Way:
     def _falls_back(self) -> bool:
         return self._stray and self._service.source.probe_failed == "fall_back_to_balancer_address"
 
+    def _is_here(self, address: IPAddress) -> bool:
+        """Whether a packet to this address never leaves the balancer's machine."""
+        return address.is_loopback or self._network.is_ours(address)
+
     def _is_near(self) -> str:
         """The network for whose clients our address is used; empty: none."""
         segment = self._network.segment_of(self._server)
@@ -194,6 +198,8 @@ class _Way:
         classed = self._class_addresses()
         if classed:
             return classed[0]
+        if self._is_here(self._server):
+            return str(self._server)
         return str(self._network.source_to(self._server) or "the balancer's address")
 
     def _class_addresses(self) -> tuple[str, ...]:
@@ -231,7 +237,7 @@ class _Way:
             return _Judgement(Outcome.UNKNOWN, self._known.claims, _TO_US)
         if self._past_us:
             return self._judge_past_us()
-        if self._network.route_to(self._client) is None:
+        if not self._is_here(self._client) and self._network.route_to(self._client) is None:
             remedy = "give it a route to that network"
             return _Judgement(Outcome.FAILS, f"the balancer has no route to {self._client}; {remedy}", _OUT)
         if not self._keeps_address:
@@ -248,7 +254,7 @@ class _Way:
             sentence = f"{self._client} is in `deny` of service {service.name}"
         elif service.allow and not any(self._client in n for n in service.allow if n.version == version):
             sentence = f"{self._client} is not in `allow` of service {service.name}; add its network"
-        elif service.l4 and self._network.is_ours(self._client):
+        elif service.l4 and self._is_here(self._client):
             sentence = (
                 f"{self._client} is the balancer itself, and what is connected to from there is not forwarded; try "
                 "from another machine"
@@ -265,8 +271,12 @@ class _Way:
             sentence = (
                 f"{name} has no IPv{self._client.version} address, and the kernel does not translate; use mode tcp"
             )
-        elif self._network.is_ours(self._server):
-            sentence = f"{self._server} is an address of the balancer itself; write the real server's own address"
+        elif self._is_here(self._server):
+            if self._service.l4 or self._keeps_address:
+                sentence = (
+                    f"{self._server} is an address of the balancer itself, where only a layer 7 service with `source: "
+                    "balancer` can reach a server; write the real server's own address"
+                )
         elif route is None:
             sentence = f"the balancer has no route to {self._server}; give it an address in that network or a route"
         elif self._forward is Forward.DSR and self._network.segment_of(self._server) is None:
@@ -388,10 +398,13 @@ class _Way:
         """Rule, route, neighbour and check that the way to the server rests on."""
         name, route = self._service.name, self._network.route_to(self._server)
         facts = [f"nftables rule of service {name}" if self._service.l4 else f"source of service {name}"]
-        facts.append(_route_words(str(self._server), route.device, route.via) if route else "no route")
+        if self._is_here(self._server):
+            facts.append("on this machine")
+        else:
+            facts.append(_route_words(str(self._server), route.device, route.via) if route else "no route")
         hop = route.via if route and route.via is not None else self._server
         neighbour = self._network.neighbour(hop)
-        if neighbour is not None:
+        if neighbour is not None and not self._is_here(self._server):
             facts.append(f"neighbour {hop} is {neighbour.mac}")
         if self._known.up is not None:
             facts.append(f"check: {'up' if self._known.up else 'down'}")
@@ -421,6 +434,8 @@ class _Way:
         client = str(self._client)
         route = self._network.route_to(self._client)
         way_out = _route_words(client, route.device, route.via) if route else f"no route to {client}"
+        if self._is_here(self._client):
+            way_out = "on this machine"
         return Hop("balancer", client, f"{vip} → {client}", f"the answer goes to {client} as {vip}", way_out)
 
 

@@ -151,6 +151,18 @@ def test_no_way_to_the_client() -> None:
     assert "the balancer has no route to 10.9.0.5" in path.sentence
 
 
+@pytest.mark.parametrize("address", ["10.0.2.1", "127.0.0.1"])
+def test_a_mail_server_on_the_balancer_itself(address: str) -> None:
+    """Layer 7 reaches it as any program on the machine does."""
+    own = replace(MEMBER, endpoint=Endpoint(address, 25))
+    ended_here = Service("mail", Mode.TCP, (Endpoint("10.0.1.100", 25),), Pool("mail", "", (own,)))
+    path = explain(ended_here, "10.9.0.5", own, NETWORK, GOOD)
+    assert (path.outcome, path.seen_as) == (Outcome.WORKS, address)
+    assert path.hops[1].rests_on == "source of service mail; on this machine; check: up"
+    own_client = explain(ended_here, "127.0.0.1", own, NETWORK, GOOD)
+    assert (own_client.outcome, own_client.hops[-1].rests_on) == (Outcome.WORKS, "on this machine")
+
+
 def test_a_real_server_that_is_ourselves() -> None:
     own = replace(MEMBER, endpoint=Endpoint("10.0.2.1", 25))
     assert (
