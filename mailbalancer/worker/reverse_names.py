@@ -28,8 +28,8 @@ from mailbalancer.worker.engine import Engine
 
 #: Addresses whose names are remembered in one worker; the one asked longest ago goes first.
 MOST_NAMES = 10_000
-#: Lookups at once; more clients than that are not looked up now.
-MOST_LOOKUPS = 64
+#: Lookups at once, each a socket of those held back for such things; more clients than that are not looked up now.
+MOST_LOOKUPS = 32
 #: Of the names that one address has, those that are tried.
 MOST_POINTERS = 4
 #: How long an answer holds, and how long no answer does: a name server that is down delays nobody twice.
