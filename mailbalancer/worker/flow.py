@@ -131,27 +131,45 @@ class Flow:
         except OSError as error:
             self._owner.flow_broke(self, True, error)
             return
-        if self._hand_on(n) and (self.hangup or n == self._size):
+        if not n:
+            self._end()
+            return
+        self.bytes += n
+        try:
+            sent = self._send(buffer[:n])
+        except OSError as error:
+            self._not_sent(error, n)
+            return
+        if sent < n:
+            self._keep(sent, n)
+        elif self.hangup or n == self._size:
             self._pump_on(n)
 
     def _hand_on(self, n: int) -> bool:
-        """Send the `n` bytes in the buffer. False: nothing more can be moved now, or the flow is over."""
+        """Send the `n` bytes in the buffer, as `pump` does. False: nothing more can be moved now, or it is over."""
         if not n:
             self._end()
             return False
         self.bytes += n
         try:
             sent = self._send(self._buffer[:n])
-        except BlockingIOError:
-            sent = 0
         except OSError as error:
-            self._owner.flow_broke(self, False, error)
+            self._not_sent(error, n)
             return False
-        if sent == n:
-            return True
+        if sent < n:
+            self._keep(sent, n)
+        return sent == n
+
+    def _not_sent(self, error: OSError, n: int) -> None:
+        if isinstance(error, BlockingIOError):
+            self._keep(0, n)
+        else:
+            self._owner.flow_broke(self, False, error)
+
+    def _keep(self, sent: int, n: int) -> None:
+        """The sink takes no more: of the `n` bytes in the buffer only `sent` went."""
         self._pending = bytes(self._buffer[sent:n])
         self.blocked = True
-        return False
 
     def _pump_on(self, n: int) -> None:
         """There is more: the buffer was filled by the first read, or the end is still to be read."""

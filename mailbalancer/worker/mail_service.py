@@ -45,7 +45,12 @@ _READY = int(Availability.READY)
 
 
 class MailService(Service):
-    """The runtime of an `smtp`, `imap` or `pop3` service."""
+    """The runtime of an `smtp`, `imap` or `pop3` service.
+
+    Attributes:
+        client_starttls: what clients are offered: "none", "offer", "require" or "implicit".
+        server_starttls: what is asked of servers: "none", "opportunistic", "require" or "implicit".
+    """
 
     def __init__(self, engine: Engine, tell: Callable[[Up], None]) -> None:
         super().__init__(engine, tell)
@@ -66,6 +71,8 @@ class MailService(Service):
         super().configure(config, slot, slots, tables)
         assert config.mail is not None
         mail = self.mail = config.mail
+        self.client_starttls = config.client_tls.starttls if config.client_tls is not None else "none"
+        self.server_starttls = config.server_tls.starttls if config.server_tls is not None else "none"
         self.read_bytes = max(RECORD_BYTES, min(config.buffer_bytes, BUFFER_BYTES))
         self.buffer = self._engine.buffer[: self.read_bytes]
         self.policy.configure(mail.smtp.policy)
@@ -123,20 +130,6 @@ class MailService(Service):
         """The session is over."""
         if session.counted:
             self.connections.closed(session.address)
-
-    # ------------------------------------------------------------ TLS with clients
-
-    @property
-    def client_starttls(self) -> str:
-        """What clients are offered: "none", "offer", "require" or "implicit"."""
-        tls = self.config.client_tls
-        return tls.starttls if tls is not None else "none"
-
-    @property
-    def server_starttls(self) -> str:
-        """What is asked of servers: "none", "opportunistic", "require" or "implicit"."""
-        tls = self.config.server_tls
-        return tls.starttls if tls is not None else "none"
 
     # ------------------------------------------------------------ the list of capabilities
 

@@ -252,22 +252,18 @@ class Service:
         engine.ints[engine.cell(target.slot, Count.TOTAL)] -= 1
 
     def _choose(self, session: Seeker) -> Target | Refusal:
-        pool = self._pool_of(session)
+        pool, view, now = self._pool_of(session), self._engine.view, self._engine.reactor.now
         for _ in range(CHOICES):
-            chosen = self._ask(pool, session)
+            if pool.table is None:
+                chosen = pool.pool.pick(view, now, session.address.encode(), session.tried)
+            else:
+                chosen = self._persistent(pool, pool.table, session, now)
             if not isinstance(chosen, Choice):
                 return self._refusal_counted(chosen)
             if self._occupy(chosen.member):
                 session.why = chosen.why
                 return pool.targets[chosen.member.name]
         return Refusal.ALL_FULL
-
-    def _ask(self, pool: ServicePool, session: Seeker) -> Choice | Refusal:
-        engine = self._engine
-        now = engine.reactor.now
-        if pool.table is None:
-            return pool.pool.pick(engine.view, now, session.address.encode(), session.tried)
-        return self._persistent(pool, pool.table, session, now)
 
     def _refusal_counted(self, refusal: Refusal) -> Refusal:
         if refusal is Refusal.NONE_READY:
