@@ -13,6 +13,7 @@ import socket
 from mailbalancer.model import Endpoint
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.modes import handler_of
+from mailbalancer.worker.reactor import PlainSocket
 from mailbalancer.worker.service import Service
 
 ACCEPTS_PER_TURN = 64
@@ -56,7 +57,7 @@ class Listener:
                     self._pause()
                     return
                 continue  # the client went away between its handshake and this call (accept(2), ECONNABORTED)
-            sock = socket.socket(self._family, _STREAM, 0, fd)
+            sock = PlainSocket(self._family, _STREAM, 0, fd)
             sock.setblocking(False)
             try:
                 self._handler(engine, service, endpoint, sock, peer[0], peer[1])

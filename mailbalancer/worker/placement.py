@@ -20,7 +20,7 @@ from mailbalancer.balance.pool import Refusal
 from mailbalancer.ipc.board import Count, Phase
 from mailbalancer.model import Endpoint
 from mailbalancer.worker.engine import Engine
-from mailbalancer.worker.reactor import FAILED, WRITE
+from mailbalancer.worker.reactor import FAILED, WRITE, PlainSocket
 from mailbalancer.worker.service import Service, Target
 
 #: connect(2) failed for want of something on this machine: the server is not to blame.
@@ -246,7 +246,7 @@ class Placement:
     def _connect(self, target: Target) -> None:
         engine = self._engine
         try:
-            server = socket.socket(target.family, _STREAM)
+            server = PlainSocket(target.family, _STREAM)
         except OSError as error:
             self._connect_failed(error.errno or errno.EMFILE)
             return

@@ -16,6 +16,7 @@ from mailbalancer.ipc.board import Availability, Board, Count, Slot
 from mailbalancer.ipc.messages import Remark, Up
 from mailbalancer.log import Log
 from mailbalancer.model import Endpoint, Logging, MemberKey, Queue, Schedule
+from mailbalancer.worker import placement
 from mailbalancer.worker.engine import Engine
 from mailbalancer.worker.placement import Placement
 from mailbalancer.worker.service import Service
@@ -207,7 +208,7 @@ def test_what_this_machine_lacks_is_not_held_against_the_server(house: House, mo
         def exhausted(*_: object) -> socket.socket:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-        monkeypatch.setattr(socket, "socket", exhausted)
+        monkeypatch.setattr(placement, "PlainSocket", exhausted)
         seat = house.seek()
         assert seat.outcome == ["local_failure"]
         assert house.count(Count.CONNECT_FAILED, "ex1") == 0
