@@ -131,6 +131,12 @@ class Status:
             ],
         }
 
+    def of_service(self, name: str, running: Target) -> dict[str, Any]:
+        """What is known of one service and of the segments, in the shape of the whole report."""
+        now, found = time.monotonic(), running.config.service(name)
+        services = [self._service(found, running, now)] if found is not None else []
+        return {"services": services, "network": self.network()}
+
     def _worker(self, worker: Worker, running: Target, now: float) -> dict[str, Any]:
         board, index, life = self._board, worker.index, worker.life
         beat_at = board.floats[board.beat(index, Beat.AT)]

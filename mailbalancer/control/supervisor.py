@@ -437,7 +437,9 @@ class Supervisor:
             self._log.warning(f"worker {worker.index} reported something that cannot be: {error}")
 
     def _explain(self, client: str, service: str, real_server: str) -> list[Way]:
-        return explained(self._config, client, service, real_server, self._report())
+        running = self._rollout.running
+        known = self._status.of_service(service, running) if running is not None else None
+        return explained(self._config, client, service, real_server, known)
 
     async def _obey(self, command: str, arguments: dict[str, Any]) -> Any:
         if command not in READ_ONLY or self._rollout.running is None:

@@ -187,6 +187,9 @@ class _Way:
         networks = [*self._service.source.balancer_for, *([segment[1]] if segment else [])]
         return next((str(n) for n in networks if n.version == self._client.version and self._client in n), "")
 
+    def _is_reached(self, address: IPAddress) -> bool:
+        return self._is_here(address) or self._network.route_to(address) is not None
+
     def _on_its_segment(self) -> bool:
         """Whether the client is in the server's own network, so that its gateway does not matter."""
         segment = self._network.segment_of(self._server)
@@ -199,7 +202,8 @@ class _Way:
         if classed:
             return classed[0]
         if self._is_here(self._server):
-            return str(self._server)
+            # the kernel takes the address itself, and of 127.0.0.0/8 the first
+            return "127.0.0.1" if self._server.version == 4 and self._server.is_loopback else str(self._server)
         return str(self._network.source_to(self._server) or "the balancer's address")
 
     def _class_addresses(self) -> tuple[str, ...]:
@@ -237,7 +241,7 @@ class _Way:
             return _Judgement(Outcome.UNKNOWN, self._known.claims, _TO_US)
         if self._past_us:
             return self._judge_past_us()
-        if not self._is_here(self._client) and self._network.route_to(self._client) is None:
+        if not self._is_reached(self._client):
             remedy = "give it a route to that network"
             return _Judgement(Outcome.FAILS, f"the balancer has no route to {self._client}; {remedy}", _OUT)
         if not self._keeps_address:
@@ -265,19 +269,17 @@ class _Way:
 
     def _unreachable(self) -> _Judgement | None:
         """Why the balancer cannot send anything to this server."""
-        name, route = self._name, self._network.route_to(self._server)
-        sentence = ""
+        name, sentence = self._name, ""
         if self._service.l4 and self._client.version != self._server.version:
             sentence = (
                 f"{name} has no IPv{self._client.version} address, and the kernel does not translate; use mode tcp"
             )
-        elif self._is_here(self._server):
-            if self._service.l4 or self._keeps_address:
-                sentence = (
-                    f"{self._server} is an address of the balancer itself, where only a layer 7 service with `source: "
-                    "balancer` can reach a server; write the real server's own address"
-                )
-        elif route is None:
+        elif self._is_here(self._server) and (self._service.l4 or self._keeps_address):
+            sentence = (
+                f"{self._server} is an address of the balancer itself, where only a layer 7 service with `source: "
+                "balancer` can reach a server; write the real server's own address"
+            )
+        elif not self._is_reached(self._server):
             sentence = f"the balancer has no route to {self._server}; give it an address in that network or a route"
         elif self._forward is Forward.DSR and self._network.segment_of(self._server) is None:
             sentence = (
@@ -398,10 +400,7 @@ class _Way:
         """Rule, route, neighbour and check that the way to the server rests on."""
         name, route = self._service.name, self._network.route_to(self._server)
         facts = [f"nftables rule of service {name}" if self._service.l4 else f"source of service {name}"]
-        if self._is_here(self._server):
-            facts.append("on this machine")
-        else:
-            facts.append(_route_words(str(self._server), route.device, route.via) if route else "no route")
+        facts.append(self._route_words(self._server))
         hop = route.via if route and route.via is not None else self._server
         neighbour = self._network.neighbour(hop)
         if neighbour is not None and not self._is_here(self._server):
@@ -432,19 +431,20 @@ class _Way:
 
     def _out(self, vip: Endpoint) -> Hop:
         client = str(self._client)
-        route = self._network.route_to(self._client)
-        way_out = _route_words(client, route.device, route.via) if route else f"no route to {client}"
-        if self._is_here(self._client):
-            way_out = "on this machine"
-        return Hop("balancer", client, f"{vip} → {client}", f"the answer goes to {client} as {vip}", way_out)
+        says = f"the answer goes to {client} as {vip}"
+        return Hop("balancer", client, f"{vip} → {client}", says, self._route_words(self._client))
+
+    def _route_words(self, target: IPAddress) -> str:
+        route = self._network.route_to(target)
+        if self._is_here(target):
+            return "on this machine"
+        if route is None:
+            return f"no route to {target}"
+        return f"route to {target} through {route.device}" + (f" by {route.via}" if route.via else "")
 
 
 _FRAGMENTED = "travels in two fragments, and is lost where those are dropped"
 _OUTCOMES = {Verdict.GOOD: Outcome.WORKS, Verdict.BAD: Outcome.FAILS, Verdict.UNKNOWN: Outcome.UNKNOWN}
-
-
-def _route_words(target: str, device: str, via: IPAddress | None) -> str:
-    return f"route to {target} through {device}" + (f" by {via}" if via else "")
 
 
 def _marked(hops: Sequence[Hop], judged: _Judgement) -> list[Hop]:

@@ -170,6 +170,17 @@ def test_a_real_server_that_is_ourselves() -> None:
     )
 
 
+def test_real_servers_and_clients_on_this_machine() -> None:
+    """In the modes of layer 7 that is nothing special: so is the demo."""
+    local = replace(MEMBER, endpoint=Endpoint("127.0.0.2", 25))
+    relay = Service("mail", Mode.TCP, (Endpoint("127.0.0.1", 25),), Pool("mail", "", (local,)))
+    path = explain(relay, "127.0.0.1", local, NETWORK, Known(True))
+    assert (path.outcome, path.seen_as) == (Outcome.WORKS, "127.0.0.1")
+    assert "on this machine" in path.hops[1].rests_on
+    own = replace(MEMBER, endpoint=Endpoint("10.0.2.1", 25))
+    assert explain(relay, "10.9.0.5", own, NETWORK, Known(True)).outcome is Outcome.WORKS
+
+
 def test_an_address_that_nobody_has_gets_no_answers() -> None:
     odd = service(Forward.SNAT)
     assert odd.l4 is not None
