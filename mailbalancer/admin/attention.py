@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mailbalancer.admin import encryption, maintenance, network_words, words
+from mailbalancer.admin import encryption, maintenance, network_words, views, words
+from mailbalancer.admin.components import components
 from mailbalancer.admin.words import Facts, Tone, count, plain, server_state
 
 #: Places that are named; what is beyond is counted.
@@ -36,6 +37,7 @@ def troubles(report: Facts) -> list[Sentence]:
         *((words.imbalance(one), Tone.WARNING) for one in report["services"] if one["imbalance"]),
         *((told, Tone.WARNING) for worker in report["workers"] for told in words.worker_troubles(worker)),
         *_under_way(report),
+        *_components(report),
         *network_words.report_words(report),
         *((plain(warning), Tone.WARNING) for warning in report["warnings"]),
     ]
@@ -91,6 +93,15 @@ def _of_server(server: Facts) -> Iterator[Sentence]:
 def _under_way(report: Facts) -> Iterator[Sentence]:
     for one in report.get("maintenance", {"active": []})["active"]:
         yield f"maintenance: {maintenance.told(report, one)['says']}", Tone.WARNING
+
+
+def _components(report: Facts) -> Iterator[Sentence]:
+    """Components that Exchange servers have switched off, as the checks read them."""
+    for one in views.real_servers(report):
+        inactive = [found["component"] for found in components(one["services"]) if found["state"] == "inactive"]
+        out = [name for name in inactive if name != "HubTransport"]  # which has said so itself
+        if out:
+            yield f"{plain(one['name'])} has Exchange components that are not active: {', '.join(out)}", Tone.WARNING
 
 
 def _named(places: Iterable[str]) -> str:

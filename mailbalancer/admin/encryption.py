@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mailbalancer.admin.words import Facts, Tone, plain
+from mailbalancer.admin.words import Facts, Tone, count, plain
 
 #: Days left from which a certificate is shown as a warning, and as bad.
 _SOON_DAYS, _NOW_DAYS = 30, 7
@@ -25,7 +25,8 @@ def service_words(service: Facts) -> Iterator[tuple[str, Tone | None]]:
     """Sentences about the two sides of a service and, for Exchange, about Extended Protection."""
     clients, servers = service.get("client_tls"), service.get("server_tls")
     if clients and clients["certificates"]:
-        yield f"TLS with clients: certificate {', '.join(plain(name) for name in clients['certificates'])}", None
+        shown = ", ".join(plain(name) for name in clients["certificates"])
+        yield f"TLS with clients: certificate {shown}{_handshakes(service)}", None
     if servers:
         verified = _VERIFIED.get(servers["verify"])
         if verified is None:
@@ -37,6 +38,17 @@ def service_words(service: Facts) -> Iterator[tuple[str, Tone | None]]:
     ]
     if found:
         yield _protection(found)
+
+
+def _handshakes(service: Facts) -> str:
+    """`; 320 handshakes (1.3: 300, 1.2: 20), 100 resumed, 2 failed`; empty before the first one."""
+    counts = service.get("handshakes") or {}
+    versions = {name: counts.get(name, 0) for name in ("1.3", "1.2", "older")}
+    if not sum(versions.values()) and not counts.get("failed"):
+        return ""
+    each = ", ".join(f"{name}: {number}" for name, number in versions.items() if number)
+    words = f"; {count(sum(versions.values()), 'handshake')}" + (f" ({each})" if each else "")
+    return words + "".join(f", {counts[key]} {key}" for key in ("resumed", "failed") if counts[key])
 
 
 def _protection(servers: list[Facts]) -> tuple[str, Tone | None]:

@@ -59,6 +59,25 @@ def test_its_own_word_for_maintenance_is_told_apart_from_the_operators() -> None
     assert said(report(service("smtp", own, server("ex2")))) == ["ex1 says that it is in maintenance (smtp)"]
 
 
+def test_components_of_exchange_that_are_off_are_named() -> None:
+    def asked(page: str, verdict: str, status: int) -> dict[str, Any]:
+        detail = {"status": status}
+        return {
+            "type": "https",
+            "verdict": verdict,
+            "reason": "",
+            "asks": page,
+            "ago_s": 1,
+            "took_s": 0,
+            "detail": detail,
+        }
+
+    off = server("ex1", **DOWN | {"check": asked("/ews/healthcheck.htm", "down", 503)})
+    on = server("ex1", check=asked("/owa/healthcheck.htm", "up", 200))
+    told = said(report(service("ews", off, server("ex2")), service("owa", on, server("ex2"))))
+    assert told[-1] == "ex1 has Exchange components that are not active: EwsProxy"
+
+
 def test_what_is_disabled_on_purpose_is_no_trouble() -> None:
     disabled = server("ex1", admin="disabled", availability="closed")
     assert said(report(service("smtp", disabled, server("ex2")))) == []

@@ -30,6 +30,15 @@ def test_certificates_and_verification_are_named() -> None:
     ]
 
 
+def test_handshakes_are_told_by_version() -> None:
+    counts = {"1.3": 300, "1.2": 20, "older": 0, "resumed": 100, "failed": 2}
+    facts = service(client_tls={"certificates": ["mail"]}, handshakes=counts)
+    words = "TLS with clients: certificate mail; 320 handshakes (1.3: 300, 1.2: 20), 100 resumed, 2 failed"
+    assert list(encryption.service_words(facts)) == [(words, None)]
+    quiet = service(client_tls={"certificates": ["mail"]}, handshakes=dict.fromkeys(counts, 0))
+    assert list(encryption.service_words(quiet)) == [("TLS with clients: certificate mail", None)]
+
+
 def test_servers_that_are_not_verified_are_red() -> None:
     ((sentence, tone),) = encryption.service_words(service(server_tls={"verify": "none"}))
     assert "NOT VERIFIED" in sentence
