@@ -132,6 +132,7 @@ def _forwarding(services: Sequence[ForwardedService]) -> dict[str, Chain]:
 
 def _noticed(services: Sequence[ForwardedService]) -> Iterator[str]:
     """What passes and is worth a word: packets that do not fit somewhere, and answers to nothing that came through us.
+    What is rare is asked first, for every packet is asked.
 
     Such an answer is an invalid packet to connection tracking: a server behind us was reached past us.
     """
@@ -141,11 +142,11 @@ def _noticed(services: Sequence[ForwardedService]) -> Iterator[str]:
             if not servers:
                 continue
             told = f"ct state related {_TOO_BIG[family]}"
-            yield f"{_marked(servers, family)} {told} counter name too_big_{service.number}"
+            yield f"{told} {_marked(servers, family)} counter name too_big_{service.number}"
             if service.forward is Forward.TRANSPARENT:
                 whose = ", ".join(dict.fromkeys(str(server.address) for server in servers))
                 answer = "ct state invalid tcp flags & (syn | ack) == syn | ack"
-                yield f"{_ip(family)} saddr {{ {whose} }} {answer} counter name stray_{service.number}"
+                yield f"{answer} {_ip(family)} saddr {{ {whose} }} counter name stray_{service.number}"
 
 
 def _dispatch(services: Sequence[ForwardedService]) -> tuple[str, ...]:
@@ -364,8 +365,10 @@ def _netdev(ruleset: Ruleset) -> Table:
     for at, guard in enumerate(ruleset.guards):
         here = [service for service in services if guard.device in service.devices]
         if here:
-            rules = (*_loops(at, guard.mac, here), *_too_big(here), *_dispatch(here))
+            # in this order: most frames are for nobody of ours, and most of ours belong to a service
+            rules = (*_loops(at, guard.mac, here), *_dispatch(here), *_too_big(here))
             chains[f"ingress_{at}"] = Chain(rules, _INGRESS.format(device=f'"{guard.device}"'))
+            chains |= {f"from_us_{at}_{family}": _from_us(at, family) for family in _families(*here)}
     for service in services:
         chains |= _frame_chains(service)
     counters = [f"{word}_{server.number}" for server in _members(services) for word in ("new", "in")]
@@ -379,15 +382,18 @@ def _netdev(ruleset: Ruleset) -> Table:
 
 def _loops(at: int, mac: str, services: Sequence[ForwardedService]) -> list[str]:
     """What claims to come from us, came from us and is going round, or is an answer that should not pass here."""
-    ports = _range(KNOCK_PORTS[0], KNOCK_PORTS[-1])
     rules = [f"ether saddr {mac} counter name own_mac_{at} drop"]
     for family in _families(*services):
         addresses = dict.fromkeys(str(p.address) for s in services for p in s.listen if p.address.version == family)
-        from_us = f"{_ip(family)} saddr {{ {', '.join(addresses)} }}"
-        rules.append(f"{from_us} meta l4proto {{ tcp, udp }} th dport {ports} drop")  # who knocked has heard it
-        rules.append(f"{from_us} {_ICMP[family]} type echo-reply drop")
-        rules.append(f"{from_us} counter name own_address_{at} drop")
+        rules.append(f"{_ip(family)} saddr {{ {', '.join(addresses)} }} goto from_us_{at}_{family}")
     return rules
+
+
+def _from_us(at: int, family: int) -> Chain:
+    """What has an address of ours as its source goes no further; answers to our knocks are no answers that stray."""
+    ports = _range(KNOCK_PORTS[0], KNOCK_PORTS[-1])
+    knocked = f"meta l4proto {{ tcp, udp }} th dport {ports} drop"  # who knocked has heard it
+    return Chain((knocked, f"{_ICMP[family]} type echo-reply drop", f"counter name own_address_{at} drop"))
 
 
 def _too_big(services: Iterable[ForwardedService]) -> Iterator[str]:

@@ -192,13 +192,16 @@ def test_frames_are_sent_on() -> None:
     found = table(dsr, family="netdev", guards=(Guard("eth0", "02:00:00:00:00:01"),))
     assert rules(found, "ingress_0") == [
         "ether saddr 02:00:00:00:00:01 counter name own_mac_0 drop",
-        "ip saddr { 10.0.1.100 } meta l4proto { tcp, udp } th dport 27746-28257 drop",
-        "ip saddr { 10.0.1.100 } icmp type echo-reply drop",
-        "ip saddr { 10.0.1.100 } counter name own_address_0 drop",
-        "ip daddr 10.0.1.100 icmp type destination-unreachable icmp code frag-needed @th,136,8 6 @th,224,16 25 "
-        "counter name too_big_7 goto too_big_7_4",
+        "ip saddr { 10.0.1.100 } goto from_us_0_4",
         "ip daddr != { 10.0.1.100 } return",
         "ip daddr 10.0.1.100 tcp dport 25 goto service_7_4",
+        "ip daddr 10.0.1.100 icmp type destination-unreachable icmp code frag-needed @th,136,8 6 @th,224,16 25 "
+        "counter name too_big_7 goto too_big_7_4",
+    ]
+    assert rules(found, "from_us_0_4") == [
+        "meta l4proto { tcp, udp } th dport 27746-28257 drop",
+        "icmp type echo-reply drop",
+        "counter name own_address_0 drop",
     ]
     assert rules(found, "service_7_4") == [
         "meta mark set jhash th sport . th dport . ip saddr mod 4294967295 seed 0x6d62",
