@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.farm import PORT, SERVERS, VIP, Farm, Segment, Site, Talk, ask, ask_both, with_both
+from tests.support.farm import PORT, SERVERS, SERVERS6, VIP, VIP6, Farm, Segment, Site, Talk, ask, ask_both, with_both
 from tests.support.netns import Machine
 from tests.support.program import Balancer, run_cli
 from tests.support.waiting import eventually
@@ -85,6 +85,38 @@ def test_remembered_clients_are_shown_and_forgotten(place: Place) -> None:
         place.drawn(1)
         assert balancer.command("persistence_clear")["cleared"] == 1
         assert balancer.command("persistence", group="mail")["groups"][0]["entries"] == []
+
+
+BEHIND6 = {
+    "transparent": SERVERS6,
+    "snat": SERVERS6,
+    "dsr": {"s1": "fd00:1::11", "s2": "fd00:1::12"},
+    "tunnel": {"s1": "fd00:8::11", "s2": "fd00:8::12"},
+}
+
+
+def test_the_same_in_ipv6(place: Place) -> None:
+    """Persistence, a drain, and a dying server."""
+    config = place.config(persist="source", listen=f"[{VIP6}]:{PORT}")
+    config["real_servers"] = BEHIND6[place.forward]
+
+    def drawn(count: int) -> set[str]:
+        return {Talk(place.client, VIP6, timeout_s=2.0).server for _ in range(count)}
+
+    with place.at.balanced(config) as balancer:
+        held = Talk(place.client, VIP6)
+        home, other = held.server, "s2" if held.server == "s1" else "s1"
+        assert drawn(20) == {home}
+        balancer.command("drain", real_server=home, service="mail")
+        assert drawn(3) == {home}
+        balancer.command("disable", real_server=home, service="mail")
+        eventually(lambda: drawn(3) == {other}, 15.0, "the client has moved")
+        assert held.say("still here") == f"{home} still here"
+        balancer.command("enable", real_server=home, service="mail")
+        eventually(lambda: balancer.real_server("mail", home)["availability"] == "ready", 15.0, "it is back")
+        place.at.servers[other].end()
+        eventually(lambda: balancer.real_server("mail", other)["up"] is False, 15.0, f"{other} is down")
+        eventually(lambda: drawn(6) == {home}, 15.0, "its clients have moved")
 
 
 def test_drain_lets_flows_go_on(place: Place) -> None:
