@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from mailbalancer import __version__, cli
+from mailbalancer.commands import terminal
 from mailbalancer.errors import MailbalancerError
 
 COMMAND = [sys.executable, "-m", "mailbalancer"]
@@ -219,22 +220,22 @@ def test_no_balancer_behind_the_socket_is_one_line(run: Run, tmp_path: Path) -> 
         ('"control_socket": "/run/#a.sock" # here\r\n', "/run/#a.sock"),
         ("control_socket: /run/a.sock\nservices: [\n  broken: {", "/run/a.sock"),
         ("control_socket: run/a.sock\n", "FOLDER/run/a.sock"),
-        ("version: 1\n", cli.DEFAULT_CONTROL_SOCKET),
-        ("x:\n  control_socket: /run/inner.sock\n", cli.DEFAULT_CONTROL_SOCKET),
-        ("# control_socket: /run/comment.sock\n", cli.DEFAULT_CONTROL_SOCKET),
-        ("control_socket:\n", cli.DEFAULT_CONTROL_SOCKET),
-        ("\udcff binary", cli.DEFAULT_CONTROL_SOCKET),
+        ("version: 1\n", terminal.DEFAULT_CONTROL_SOCKET),
+        ("x:\n  control_socket: /run/inner.sock\n", terminal.DEFAULT_CONTROL_SOCKET),
+        ("# control_socket: /run/comment.sock\n", terminal.DEFAULT_CONTROL_SOCKET),
+        ("control_socket:\n", terminal.DEFAULT_CONTROL_SOCKET),
+        ("\udcff binary", terminal.DEFAULT_CONTROL_SOCKET),
     ],
 )
 def test_the_control_socket_is_found_in_any_file(tmp_path: Path, text: str, path: str) -> None:
     file = tmp_path / "f.yaml"
     file.write_bytes(text.encode(errors="surrogateescape"))
-    assert cli.control_socket(str(file)) == path.replace("FOLDER", str(tmp_path))
+    assert terminal.control_socket(str(file)) == path.replace("FOLDER", str(tmp_path))
 
 
 def test_the_control_socket_of_a_folder_is_an_error_with_its_cause(tmp_path: Path) -> None:
     with pytest.raises(MailbalancerError, match="Is a directory"):
-        cli.control_socket(str(tmp_path))
+        terminal.control_socket(str(tmp_path))
 
 
 VALID = """\

@@ -1,0 +1,1 @@
+"""What an administrator types, a module per kind of work; `cli` puts them together."""
