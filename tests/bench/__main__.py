@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -44,6 +45,7 @@ WEB_S = 2.0
 VARIED_S = 1.0
 MAIL_S = 2.0
 WEB_ROUNDS = 1
+SCALED = (MAILBALANCER, HAPROXY)
 NETWORK_ROUNDS = 1
 HANDSHAKES_S = 2
 
@@ -157,18 +159,17 @@ class Bench:
                 for name in _rotated(list(self.versions), number):
                     say(f"round {number + 1} of {self.rounds}: {name}")
                     self._one_worker(name, backend)
-            for name in self.versions:
+            for name in filter(self.versions.__contains__, SCALED):
                 say(f"one worker and two: {name}")
                 self._scaling(name, scaling_backend)
-            for name in self.versions:
-                say(f"{CONNECTIONS:,} idle connections: {name}")
-                self._idle(name, backend)
+            with self._ramp():
+                for name in self.versions:
+                    say(f"{CONNECTIONS:,} idle connections: {name}")
+                    self._idle(name, backend)
             self._web(backend)
             self.looked = door.look(self.cores, self.folder, backend, say)
         self._mail()
         self._network()
-        say(f"ramp: {RAMP_S} s, {HELD} held sessions, {NEW_PER_S} new ones a second")
-        self._ramp()
 
     def _one_worker(self, name: str, backend: int) -> None:
         plan, rows = self.cores.alone, self.rows
@@ -353,10 +354,17 @@ class Bench:
                 for errors in way.errors:
                     say(f"  {name}: errors: {errors}")
 
-    def _ramp(self) -> None:
-        """mailbalancer and HAProxy side by side: at 25 sessions a second neither is busy."""
+    @contextlib.contextmanager
+    def _ramp(self) -> Iterator[None]:
+        """mailbalancer and HAProxy side by side, and beside what is done meanwhile: at 25 sessions a second none of
+        them is busy."""
+        say(f"ramp: {RAMP_S} s, {HELD} held sessions, {NEW_PER_S} new ones a second; meanwhile:")
         names = [name for name in (MAILBALANCER, HAPROXY) if name in self.versions]
-        for name, result in zip(names, self._ramps(names), strict=True):
+        with ThreadPoolExecutor(1) as beside:
+            watched = beside.submit(self._ramps, names)
+            yield
+            results = watched.result()
+        for name, result in zip(names, results, strict=True):
             if isinstance(result, Ramp):
                 self.rows.excess.add(name, result.worst_excess)
                 self.rows.shares.words[name] = result.words()
