@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(subst /,_,$(PYTHON))
 ARGS   ?=
+# Tests mostly wait for what they have started: with few cores, more at once than cores.
+AT_ONCE := $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || echo 4)
 
 PYTHON_PATHS := mailbalancer tests
 
@@ -21,7 +23,7 @@ demo: $(READY)  ## mail servers and a balancer in front of them, to try by hand 
 	@$(BIN)/mailbalancer demo $(ARGS)
 
 test: $(READY) tools  ## every test, also those that drive programs from Debian (ARGS="tests/balance -k ramp")
-	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadgroup $(ARGS)
 
 check: $(READY)  ## style, types and the direction of imports
 	$(BIN)/ruff check $(PYTHON_PATHS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
+import warnings
 from datetime import datetime, timedelta
 
 from mailbalancer.config.problems import quoted
@@ -190,7 +191,8 @@ def sha256(text: str) -> str:
 def pattern(text: str) -> str:
     """A regular expression that compiles."""
     try:
-        re.compile(text)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of what `[[` may mean one day
+            re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{quoted(text)} is not a regular expression: {error}") from None
     return text

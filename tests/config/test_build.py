@@ -223,9 +223,8 @@ def test_a_tls_service_without_real_servers_must_refuse_unknown_names(told: Told
 
 
 @pytest.mark.parametrize("mode", ["http", "smtp", "imap", "pop3", "l4"])
-def test_a_mode_that_is_not_built_yet_is_refused(told: Told, mode: str) -> None:
-    if model.Mode(mode) in model.AVAILABLE_MODES:
-        pytest.skip(f"{mode} is built")
+def test_a_mode_that_is_not_built_is_refused(told: Told, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "AVAILABLE_MODES", model.AVAILABLE_MODES - {model.Mode(mode)})
     forward = ", forward: dsr" if mode == "l4" else ""
     (problem,) = told(HEAD + f"  s:\n    {{mode: {mode}, listen: '10.0.1.1:443', real_servers: [ex1, ex2]{forward}}}\n")
     there = ", ".join(sorted(model.AVAILABLE_MODES))
