@@ -174,12 +174,6 @@ class Board:
         at = self._columns_at + slot * COUNT + cell
         return sum([ints[at + column] for column in self._columns])
 
-    def total_float(self, slot: int, cell: Count) -> float:
-        """Sum of a float cell of one slot over all workers."""
-        floats = self.floats
-        at = self._columns_at + slot * COUNT + cell
-        return sum(floats[at + w * self.column_cells] for w in range(self.workers))
-
     def latest(self, slot: int, cell: Count) -> float:
         """Largest value of a float cell of one slot over all workers."""
         floats = self.floats

@@ -94,10 +94,6 @@ class Offer:
         self._front.verify_mode = asked if client_authorities else ssl.CERT_NONE
         self._certificates = certificates
 
-    def sha256_for(self, name: str | None) -> str:
-        """The fingerprint of the certificate that a client asking for `name` is shown; empty before `show`."""
-        return self._certificates.choose(name).sha256 if self._certificates else ""
-
     def _shown(self, tls: ClientTls, material: Material, protocols: Sequence[str], client_authorities: str) -> _Shown:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         profile.configure(context, tls.min_version)

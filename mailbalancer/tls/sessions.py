@@ -55,8 +55,3 @@ class Sessions:
         """The server has changed: what was agreed with it counts no more."""
         for key in [key for key in self._kept if key[1] == endpoint]:
             del self._kept[key]
-
-    def keep_only(self, contexts: set[ssl.SSLContext]) -> None:
-        """After a new configuration: contexts that are no longer used, and with them their sessions, may go."""
-        for key in [key for key in self._kept if key[0] not in contexts]:
-            del self._kept[key]

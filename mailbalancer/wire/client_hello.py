@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailbalancer.wire.tls_records import (
-    HANDSHAKE,
     SUPPORTED_VERSIONS,
     TLS_1_0,
     BadTls,
@@ -59,14 +58,6 @@ class ClientHello:
     alpn: tuple[str, ...]
     versions: tuple[int, ...]
     length: int
-
-
-def looks_like_tls(data: bytes | bytearray | memoryview) -> bool | None:
-    """Whether `data` begins with a ClientHello in a TLS record; None when it is too short to tell."""
-    expected = ((0, HANDSHAKE), (1, 3), (5, _CLIENT_HELLO))
-    if any(len(data) > place and data[place] != value for place, value in expected):
-        return False
-    return True if len(data) > 5 else None
 
 
 def parse(data: bytes | bytearray | memoryview) -> ClientHello | None:

@@ -161,10 +161,6 @@ class Head:
     picked: list[Picked]
     fields: Fields | None = field(compare=False, repr=False)
 
-    def rewritten(self, removed: Collection[bytes], added: bytes = b"") -> bytes:
-        """The head without the picked fields in `removed`, and with the complete field lines `added` at its end."""
-        return self.without([(start, end) for name, start, end in self.picked if name in removed], added)
-
     def without(self, cuts: Iterable[tuple[int, int]], added: bytes = b"") -> bytes:
         """The head without the field lines at `cuts` (in order), and with the field lines `added` at its end."""
         raw = self.raw

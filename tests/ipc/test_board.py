@@ -48,9 +48,7 @@ def test_a_new_board_is_closed_and_empty(board: Board) -> None:
 def test_totals_are_sums_over_the_columns(board: Board) -> None:
     for worker in range(WORKERS):
         board.ints[board.count(worker, 2, Count.SESSIONS)] = 10**worker
-        board.floats[board.count(worker, 2, Count.RAMP_CREDIT)] = 0.25
     assert board.total(2, Count.SESSIONS) == 111
-    assert board.total_float(2, Count.RAMP_CREDIT) == 0.75
     assert board.total(1, Count.SESSIONS) == board.total(3, Count.SESSIONS) == 0
 
 

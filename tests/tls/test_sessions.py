@@ -89,8 +89,6 @@ def test_bounded_and_forgetful(shake: Shake, server: ssl.SSLContext, client: ssl
     assert sessions.session(client, Endpoint("192.0.2.1", 1), NAME) is None
     sessions.forget(Endpoint("192.0.2.1", 2))
     assert len(sessions) == 1
-    sessions.keep_only(set())
-    assert len(sessions) == 0
 
 
 def test_nothing_to_resume_is_not_kept(shake: Shake, client: ssl.SSLContext, issued: Issued) -> None:

@@ -151,23 +151,6 @@ def test_refuses(data, words):
 
 
 @pytest.mark.parametrize(
-    ("data", "answer"),
-    [
-        (b"", None),
-        (b"\x16", None),
-        (b"\x16\x03\x01\x00\xc8", None),
-        (b"\x16\x03\x01\x00\xc8\x01", True),
-        (b"\x16\x03\x01\x00\xc8\x02", False),
-        (b"\x16\x02", False),
-        (b"EHLO", False),
-        (b"PROXY ", False),
-    ],
-)
-def test_looks_like_tls(data, answer):
-    assert client_hello.looks_like_tls(data) is answer
-
-
-@pytest.mark.parametrize(
     ("newest", "offered"),
     [(ssl.TLSVersion.TLSv1_2, (V12,)), (ssl.TLSVersion.TLSv1_3, (V13, V12))],
 )
@@ -187,7 +170,6 @@ def test_what_openssl_sends(newest, offered):
         offered,
         len(data),
     )
-    assert client_hello.looks_like_tls(data)
 
 
 labels = st.from_regex(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,10}[A-Za-z0-9_])?", fullmatch=True)

@@ -24,6 +24,10 @@ def read(data) -> RequestHead:
     return head
 
 
+def rewritten(head: RequestHead, removed, added=b"") -> bytes:
+    return head.without([(start, end) for name, start, end in head.picked if name in removed], added)
+
+
 def test_a_request_in_full():
     head = feed(lambda data: READER.read(bytes(data)), HEAD, BadMessage)
     assert (head.method, head.target, head.path, head.minor) == (b"POST", b"/owa/auth.owa?x=1", b"/owa/auth.owa?x=1", 1)
@@ -49,12 +53,12 @@ def test_a_response_in_full():
 
 
 def test_rewriting_leaves_every_other_byte_as_it_was():
-    out = read(HEAD).rewritten({b"cookie", b"connection"}, b"X-Forwarded-For: 192.0.2.1\r\n")
+    out = rewritten(read(HEAD), {b"cookie", b"connection"}, b"X-Forwarded-For: 192.0.2.1\r\n")
     assert out == (
         b"POST /owa/auth.owa?x=1 HTTP/1.1\r\nHost: Mail.Example.com:443\r\nUser-Agent:\tOutlook \r\n"
         b"X-Other: untouched \r\nContent-Length: 3\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
     )
-    assert read(HEAD).rewritten(()) == HEAD
+    assert rewritten(read(HEAD), ()) == HEAD
 
 
 def test_lines_that_were_not_picked_can_be_found():
@@ -109,7 +113,7 @@ def test_a_url_names_the_host_of_an_old_request():
 def test_both_spellings_of_an_identity_field_are_one():
     head = read(b"GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 192.0.2.1\r\nX-FORWARDED_for: 192.0.2.2\r\n\r\n")
     assert head.values[b"x-forwarded-for"] == [b"192.0.2.1", b"192.0.2.2"]
-    assert head.rewritten({b"x-forwarded-for"}) == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert rewritten(head, {b"x-forwarded-for"}) == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 def test_an_underscore_in_an_extra_name_is_itself():
@@ -264,7 +268,7 @@ def test_the_same_fields_behind_another_first_line_mean_the_same():
         fresh = RequestReader(("cookie",)).read(line + AGAIN)
         known = reader.read(line + AGAIN)
         assert known == fresh
-        assert known.rewritten({b"cookie"}, b"A: b\r\n") == fresh.rewritten({b"cookie"}, b"A: b\r\n")
+        assert rewritten(known, {b"cookie"}, b"A: b\r\n") == rewritten(fresh, {b"cookie"}, b"A: b\r\n")
     assert known.fields is not None
     assert known.fields is reader.read(b"GET / HTTP/1.1" + AGAIN).fields
 
