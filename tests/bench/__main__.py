@@ -360,10 +360,11 @@ class Bench:
         them is busy."""
         say(f"ramp: {RAMP_S} s, {HELD} held sessions, {NEW_PER_S} new ones a second; meanwhile:")
         names = [name for name in (MAILBALANCER, HAPROXY) if name in self.versions]
-        with ThreadPoolExecutor(1) as beside:
-            watched = beside.submit(self._ramps, names)
+        with contextlib.ExitStack() as proxies, ThreadPoolExecutor(1) as beside:
+            watched = [self._ready_to_ramp(name, proxies) for name in names]
+            shares = beside.submit(lambda: asyncio.run(_watch(watched)))
             yield
-            results = watched.result()
+            results = shares.result()
         for name, result in zip(names, results, strict=True):
             if isinstance(result, Ramp):
                 self.rows.excess.add(name, result.worst_excess)
@@ -373,16 +374,13 @@ class Bench:
         if NGINX in self.versions:
             self.rows.excess.words[NGINX] = self.rows.shares.words[NGINX] = "only in nginx Plus"
 
-    def _ramps(self, names: Sequence[str]) -> list[Ramp | BaseException]:
-        with contextlib.ExitStack() as proxies:
-            watched = []
-            for name in names:
-                stays, returns = NamedServer(b"A"), NamedServer(b"B")
-                stays.listen()
-                order = Order((stays.port, returns.port), ramp_s=RAMP_S)
-                running = proxies.enter_context(proxy(name, order, self.cores.alone.proxy, self.folder))
-                watched.append((running.port, stays, returns))
-            return asyncio.run(_watch(watched))
+    def _ready_to_ramp(self, name: str, proxies: contextlib.ExitStack) -> tuple[int, NamedServer, NamedServer]:
+        """A proxy with two servers of which one is away."""
+        stays, returns = NamedServer(b"A"), NamedServer(b"B")
+        stays.listen()
+        order = Order((stays.port, returns.port), ramp_s=RAMP_S)
+        running = proxies.enter_context(proxy(name, order, self.cores.alone.proxy, self.folder))
+        return running.port, stays, returns
 
 
 async def _watch(proxies: Sequence[tuple[int, NamedServer, NamedServer]]) -> list[Ramp | BaseException]:
