@@ -7,7 +7,8 @@ Refuses to know: protocols, and which side of the balancer this is.
 Level-triggered, unlike `flow`: here a read is followed by thinking, often by waiting for the other side, and a socket
 that is not read for a while must not lose its edge. In a keep-alive exchange the interest never changes, so this costs
 no system call either. TLS is OpenSSL on the socket itself: measured beside a memory BIO, the same CPU time per 1 KiB
-request (7 to 9 µs) and per 10 MiB, with two buffers fewer for every idle connection.
+request (7 to 9 µs) and per 10 MiB, with two buffers fewer for every idle connection. OpenSSL does not read ahead: that
+makes five times fewer reads of bulk and no measurable difference in CPU time, for records that epoll does not see.
 """
 
 from __future__ import annotations
