@@ -14,8 +14,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -39,7 +40,7 @@ CALM_S = 1.0
 CALM_TLS_S = 3.0  # long enough that the handshakes at the beginning are less than one request in a hundred
 WARM_S = 1.0
 SCALING_S = 1.0
-SCALING_ROUNDS = 3
+SCALING_ROUNDS = 2
 FULL_CORES = 1.8  # two workers that kept fewer cores busy waited for the load
 WEB_S = 2.0
 VARIED_S = 1.0
@@ -50,7 +51,11 @@ NETWORK_ROUNDS = 1
 HANDSHAKES_S = 2
 
 
-BUSY = ("keep-alive", "new connections", "bulk", "2 workers, keep-alive", "2 workers, new connections")
+BUSY = ("keep-alive", "new connections", "bulk")
+
+
+#: Two proxies, with the cores of each.
+Pair = tuple[tuple[Running, Plan], tuple[Running, Plan]]
 
 
 class OutOfTime(Exception):
@@ -66,6 +71,15 @@ class Measured(NamedTuple):
     busy: float  # cores, on average; clearly below the number of workers means that the load was the limit
 
 
+class Scaling:
+    """What two workers do over what one does, under one kind of load."""
+
+    def __init__(self, load: str) -> None:
+        self.times = Row(f"2 workers over 1, {load}", table.times)
+        self.by_cpu = Row("the same by CPU time", table.times)
+        self.busy = Row(f"2 workers, {load}", table.cores)
+
+
 class Rows:
     """What is measured, in the order of the table."""
 
@@ -75,11 +89,9 @@ class Rows:
         self.closing = Row("TCP new connections, 1 KiB each", table.per_second)
         self.bulk = Row("bulk, 10 MiB × 8 connections", table.gigabytes_per_second)
         self.spliced = Row("bulk, HAProxy with `option splice-auto`", table.gigabytes_per_second)
-        self.two = Row("keep-alive with 2 workers: requests", table.per_second)
-        self.scaling = Row("2 workers over 1, keep-alive", table.times)
-        self.scaling_by_cpu = Row("the same by CPU time", table.times)
-        self.scaling_new = Row("2 workers over 1, new connections", table.times)
-        self.scaling_new_by_cpu = Row("the same by CPU time", table.times)
+        self.scaling = Scaling("keep-alive")
+        self.scaling_new = Scaling("new connections")
+        self.scaling_http = Scaling("HTTP, no head twice")
         self.pss = Row(f"memory per idle connection, of {CONNECTIONS:,} (PSS)", table.kilobytes)
         self.rss = Row("the same (RSS)", table.kilobytes)
         self.excess = Row("ramp: worst second above the line", table.points)
@@ -101,23 +113,19 @@ class Rows:
         self.secured_mail = Row("SMTP with STARTTLS ¹: messages of 4 KiB, one on a connection", table.per_second)
         self.secured_together = Row("the same, ten on a connection", table.per_second)
         self.busy = [Row(name, table.cores) for name in BUSY]
+        self.busy += [scaling.busy for scaling in self.scalings()]
+
+    def scalings(self) -> tuple[Scaling, ...]:
+        return self.scaling, self.scaling_new, self.scaling_http
 
     def all(self) -> list[Row]:
         """Every row, the cores that were busy in one."""
         busy = Row(f"cores busy: {', '.join(row.title for row in self.busy)}", str)
         busy.words = {name: " / ".join(row.cell(name) for row in self.busy) for name in self.keepalive.figures}
         return [
-            *(self.keepalive, self.p99, self.closing, self.bulk, self.spliced, self.two, self.scaling),
-            *(
-                self.scaling_by_cpu,
-                self.scaling_new,
-                self.scaling_new_by_cpu,
-                busy,
-                self.pss,
-                self.rss,
-                self.excess,
-                self.shares,
-            ),
+            *(self.keepalive, self.p99, self.closing, self.bulk, self.spliced),
+            *(row for scaling in self.scalings() for row in (scaling.times, scaling.by_cpu)),
+            *(busy, self.pss, self.rss, self.excess, self.shares),
             *(
                 self.http,
                 self.https,
@@ -192,33 +200,42 @@ class Bench:
 
     def _scaling(self, name: str, backend: int) -> None:
         """One worker and two side by side, in turn under the same load."""
-        plans = (self.cores.scaling_one, self.cores.scaling_two)
-        with contextlib.ExitStack() as proxies:
-            pairs = [
-                (proxies.enter_context(proxy(name, Order((backend,), workers=workers), plan.proxy, self.folder)), plan)
-                for workers, plan in enumerate(plans, 1)
-            ]
-            rows = self.rows
-            for row, by_cpu, busy, close in (
-                (rows.scaling, rows.scaling_by_cpu, rows.busy[-2], False),
-                (rows.scaling_new, rows.scaling_new_by_cpu, rows.busy[-1], True),
-            ):
-                for _ in range(SCALING_ROUNDS):
-                    one, two = (
-                        self._burst(running, plan, "/quick", SCALING_CONNECTIONS, seconds=SCALING_S, close=close)
-                        for running, plan in pairs
-                    )
-                    row.add(name, two.requests_per_s / one.requests_per_s)
-                    by_cpu.add(name, 2 * (two.requests_per_s / two.busy) / (one.requests_per_s / one.busy))
-                    busy.add(name, two.busy)
-                    if not close:
-                        rows.two.add(name, two.requests_per_s)
+        rows, papers = self.rows, secure.papers(self.folder)
+
+        def tcp(workers: int, plan: Plan) -> AbstractContextManager[Running]:
+            return proxy(name, Order((backend,), workers=workers), plan.proxy, self.folder)
+
+        def http(workers: int, plan: Plan) -> AbstractContextManager[Running]:
+            order = secure.Secured(backend, papers, tls=False, workers=workers)
+            return secure.http_proxy(name, order, plan.proxy, self.folder)
+
+        with self._one_and_two(tcp) as pair:
+            self._compare(name, pair, rows.scaling)
+            self._compare(name, pair, rows.scaling_new, close=True)
+        with self._one_and_two(http) as pair:
+            self._compare(name, pair, rows.scaling_http, script=VARYING)
+
+    @contextlib.contextmanager
+    def _one_and_two(self, start: Callable[[int, Plan], AbstractContextManager[Running]]) -> Iterator[Pair]:
+        one, two = self.cores.scaling_one, self.cores.scaling_two
+        with start(1, one) as alone, start(2, two) as together:
+            yield (alone, one), (together, two)
+
+    def _compare(self, name: str, pair: Pair, rows: Scaling, close: bool = False, script: str = "") -> None:
+        for _ in range(SCALING_ROUNDS):
+            one, two = (
+                self._burst(running, plan, "/quick", SCALING_CONNECTIONS, seconds=SCALING_S, close=close, script=script)
+                for running, plan in pair
+            )
+            rows.times.add(name, two.requests_per_s / one.requests_per_s)
+            rows.by_cpu.add(name, 2 * (two.requests_per_s / two.busy) / (one.requests_per_s / one.busy))
+            rows.busy.add(name, two.busy)
 
     def limits(self) -> str:
         """What held two workers back, for those whose load was not enough for two cores."""
         idle = {
             f"{name} ({row.title})": row.median(name) or 0.0
-            for row in self.rows.busy[-2:]
+            for row in (scaling.busy for scaling in self.rows.scalings())
             for name in self.versions
             if (row.median(name) or 2.0) < FULL_CORES
         }

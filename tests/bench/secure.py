@@ -50,6 +50,7 @@ class Secured:
     papers: Papers
     tls: bool
     reencrypts: bool = False
+    workers: int = 1
 
 
 def papers(folder: Path) -> Papers:
@@ -151,7 +152,7 @@ def _mailbalancer(order: Secured, port: int, home: Path) -> list[str]:
         service["server_tls"] = {"verify": {"ca": str(order.papers.authority), "name": NAME}}
     config = {
         "version": 1,
-        "workers": 1,
+        "workers": order.workers,
         "user": "",
         "control_socket": str(home / "control"),
         "state_file": str(home / "state.json"),
@@ -171,7 +172,7 @@ def _haproxy(order: Secured, port: int, home: Path) -> list[str]:
     file = home / "haproxy.cfg"
     file.write_text(f"""
 global
-    nbthread 1
+    nbthread {order.workers}
     maxconn 4000
     ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
