@@ -27,6 +27,9 @@ def verdict(report: Facts) -> Sentence:
     if unwell:
         needs = "needs" if len(unwell) == 1 else "need"
         return f"{len(unwell)} of {count(len(services), 'service')} {needs} a look; all of them serve", Tone.WARNING
+    warned = troubles(report)
+    if warned:
+        return f"{count(len(services), 'service')}, all serve; {count(len(warned), 'warning')}", Tone.WARNING
     return f"all is well: {count(len(services), 'service')}", Tone.GOOD
 
 

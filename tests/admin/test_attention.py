@@ -22,6 +22,11 @@ def test_when_all_is_well_it_says_so_and_nothing_more() -> None:
     assert attention.troubles(facts) == []
 
 
+def test_servers_that_serve_do_not_hide_a_warning() -> None:
+    facts = report(service("smtp"), service("imap"), warnings=["certificate mail has expired"])
+    assert attention.verdict(facts) == ("2 services, all serve; 1 warning", Tone.WARNING)
+
+
 def test_one_machine_is_one_sentence_however_many_services_it_has() -> None:
     names = [f"s{number}" for number in range(6)]
     services = [service(name, server("ex1", **DOWN), server("ex2")) for name in names]
