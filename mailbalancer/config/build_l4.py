@@ -17,6 +17,10 @@ from mailbalancer.model import Forward
 _LOOP = "answers would come back to the balancer and be sent out again: a loop"
 
 
+#: The IP version inside and outside of tunnels of IP in IP.
+_CARRIED = {"ipip": 4, "ip6ip6": 6}
+
+
 def build_l4(report: Report, path: Path, written: schema.L4Service) -> model.L4:
     """Everything of the service that is not its pool."""
     forward = Forward(written.forward)
@@ -48,6 +52,7 @@ def refuse_unreachable(report: Report, path: Path, l4: model.L4, pool: model.Poo
         if address and pool.members and (":" in address) not in {m.endpoint.is_ipv6 for m in pool.members}:
             version = "IPv6" if ":" in address else "IPv4"
             report.problem((*path, key), f"{address} is {version} and no real server is; remove it")
+    _refuse_outside_of_tunnel(report, path, l4, pool)
     families = {member.endpoint.is_ipv6 for member in pool.members}
     for at, port in enumerate(l4.listen):
         if families and (":" in port.address) not in families:
@@ -56,6 +61,20 @@ def refuse_unreachable(report: Report, path: Path, l4: model.L4, pool: model.Poo
                 (*path, "listen", at),
                 f"{port} is {version} and no real server is: the kernel does not translate between IPv4 and IPv6; "
                 "add a real server with such an address, or use mode tcp",
+            )
+
+
+def _refuse_outside_of_tunnel(report: Report, path: Path, l4: model.L4, pool: model.Pool) -> None:
+    """IP in IP carries one version, in the same."""
+    version = _CARRIED.get(l4.tunnel.encapsulation)
+    if l4.forward is not Forward.TUNNEL or version is None:
+        return
+    for member in pool.members:
+        if member.endpoint.is_ipv6 != (version == 6):
+            report.problem(
+                (*path, "real_servers", member.real_server),
+                f"{member.endpoint.host} is IPv{10 - version}, and encapsulation: {l4.tunnel.encapsulation} carries "
+                f"IPv{version} in IPv{version}; write a service for each, or encapsulation: vxlan",
             )
 
 

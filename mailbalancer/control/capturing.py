@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mailbalancer.control.explaining import members_of
-from mailbalancer.control.host_plan import TUNNEL_DEVICES, tunnel_mac
+from mailbalancer.control.host_plan import IP_TUNNELS, TUNNEL_DEVICES, tunnel_mac
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.host.rtnetlink import network_now
 from mailbalancer.host.tcpdump import HEADERS_BYTES, WHOLE_BYTES, Capture, Captures, capturing
@@ -61,9 +61,11 @@ def capture(
         told: called with a line when the capture has begun.
 
     Raises:
-        MailbalancerError: the client is no address, tcpdump is missing or may not capture, the file cannot be written.
+        MailbalancerError: the client is no address, tcpdump is missing or may not capture, the file cannot be written,
+            or servers cannot be told from each other.
     """
     client = _address(wanted.client)
+    _refuse_ip_tunnels(service)
     network = network_now()
     case, devices = case_of(service, client, network), devices_of(service, client, network)
     file = _writable(wanted.file) if wanted.file else None
@@ -85,6 +87,18 @@ def capture(
             f"{dropped} packets came too fast and were not captured: what is said of their absence may be wrong"
         )
     return Seen(tuple(words), len(kept), tuple(devices), round(took_s, 1), wanted.file)
+
+
+def _refuse_ip_tunnels(service: Service) -> None:
+    """What passes there has no hardware addresses, by which real servers are told from each other."""
+    if service.l4 is None or service.l4.forward is not Forward.TUNNEL:
+        return
+    encapsulation = service.l4.tunnel.encapsulation
+    if encapsulation in IP_TUNNELS:
+        raise MailbalancerError(
+            f"service {service.name}: what goes into a tunnel of {encapsulation} cannot be told by server",
+            "look with `tcpdump -i` at the device that `mailbalancer host show` names",
+        )
 
 
 def case_of(service: Service, client: IPAddress, network: Network) -> Case:

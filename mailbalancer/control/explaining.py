@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mailbalancer.control.host_plan import VXLAN_BYTES, VXLAN_NUMBER, VXLAN_PORT, tunnel_mac
+from mailbalancer.control.host_plan import IP_TUNNELS, VXLAN_NUMBER, VXLAN_PORT, tunnel_bytes, tunnel_mac
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.host.rtnetlink import network_now
 from mailbalancer.l4.paths import Known, Path, explain
@@ -73,8 +73,14 @@ def _facts(service: Service, member: Member, network: Network) -> Facts:
     gateway = next((str(own.ip) for own in addresses if segment and own.network == segment[1]), "")
     mss = tunnel_mss(service, member, network)
     balancer = gateway or own_address_towards(member, network)
-    if not mss:
+    if not mss or service.l4 is None:
         return Facts(str(server), gateway, balancer)
+    encapsulation = service.l4.tunnel.encapsulation
+    if encapsulation in IP_TUNNELS:
+        kind, module, _ = IP_TUNNELS[encapsulation]
+        # the server's end takes packets of one address only: the one that ours sends from
+        ours = own_address_towards(member, network)
+        return Facts(str(server), gateway, ours, mss=mss, tunnel_type=kind, tunnel_module=module)
     return Facts(str(server), gateway, balancer, tunnel_mac(str(server)), VXLAN_NUMBER, VXLAN_PORT, mss)
 
 
@@ -92,7 +98,7 @@ def tunnel_mss(service: Service, member: Member, network: Network) -> int:
     interface = network.interface(route.device) if route else None
     mtu = interface.mtu if interface else 1500
     # IP and TCP headers inside what the tunnel leaves
-    return mtu - VXLAN_BYTES[server.version] - (60 if server.version == 6 else 40)
+    return mtu - tunnel_bytes(service.l4.tunnel.encapsulation, server.version) - (60 if server.version == 6 else 40)
 
 
 def _service(config: Config, name: str) -> Service:

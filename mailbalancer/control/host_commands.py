@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mailbalancer.control.host_plan import absent_addresses, needs_host, plan
@@ -18,7 +19,7 @@ from mailbalancer.host.commands import RealCommands
 from mailbalancer.host.ledger import Ledger
 from mailbalancer.host.network import read_network
 from mailbalancer.host.nft import Nft
-from mailbalancer.host.steps import sysctl_now
+from mailbalancer.host.steps import lacks_device_type, sysctl_now
 from mailbalancer.model import Config
 
 
@@ -41,7 +42,8 @@ def planned(config: Config) -> HostFacts:
         return HostFacts((), "")
     commands = RealCommands()
     network = read_network(commands)
-    found = plan(config, network, sysctl_now, Ledger(ledger_path(config), commands).steps)
+    made = Ledger(ledger_path(config), commands).steps
+    found = plan(config, network, sysctl_now, made, partial(lacks_device_type, commands))
     return HostFacts(tuple(map(str, found.steps)), examined_script(config, network), tuple(found.warnings))
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.host.network import can_listen_on
 from mailbalancer.host.privileges import CAP_NET_ADMIN, CAP_NET_RAW
-from mailbalancer.host.steps import Address, Forwarding6, LocalRoute, Rule, Step, Sysctl, TunnelEnd, Vxlan
+from mailbalancer.host.steps import Address, Forwarding6, IpTunnel, LocalRoute, Rule, Step, Sysctl, TunnelEnd, Vxlan
 from mailbalancer.l4.ruleset import TRANSPARENT_MARK
 from mailbalancer.model import Config, Forward, Service
 from mailbalancer.network import Interface, IPAddress, Network
@@ -31,6 +31,8 @@ VXLAN_NUMBER = 27746
 VXLAN_PORT = 4789
 #: Outer IP, UDP and VXLAN headers and the inner Ethernet one (RFC 7348 section 5).
 VXLAN_BYTES = {4: 50, 6: 70}
+#: Tunnels without frames inside: what `ip link` calls their devices, the module, and the outer header's bytes.
+IP_TUNNELS = {"ipip": ("ipip", "ipip", 20), "ip6ip6": ("ip6tnl", "ip6_tunnel", 40)}
 
 
 @dataclass(slots=True)
@@ -67,24 +69,38 @@ def needed_capabilities(config: Config, changes_host: bool) -> tuple[frozenset[i
     return supervisor, frozenset({CAP_NET_RAW}) if transparent else frozenset()
 
 
-def plan(config: Config, network: Network, sysctl: Callable[[str], str], in_force: Sequence[Step] = ()) -> HostPlan:
+def plan(
+    config: Config,
+    network: Network,
+    sysctl: Callable[[str], str],
+    in_force: Sequence[Step] = (),
+    lacks: Callable[[str], bool] = lambda kind: False,
+) -> HostPlan:
     """The steps for all services.
 
     Args:
         sysctl: the value of a kernel setting now; empty: this kernel does not have it.
         in_force: steps taken earlier. What they found is the state to go back to, not what they made of it.
+        lacks: whether the kernel is known to have no devices of this type.
 
     Raises:
         MailbalancerError: a service cannot work in this network; with the remedy.
     """
-    return _Planner(network, sysctl, in_force).plan(config)
+    return _Planner(network, sysctl, in_force, lacks).plan(config)
 
 
 class _Planner:
-    def __init__(self, network: Network, sysctl: Callable[[str], str], in_force: Sequence[Step]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        sysctl: Callable[[str], str],
+        in_force: Sequence[Step],
+        lacks: Callable[[str], bool],
+    ) -> None:
         self._network = network
         self._sysctl = sysctl
         self._in_force = in_force
+        self._lacks = lacks
         self._plan = HostPlan()
 
     def plan(self, config: Config) -> HostPlan:
@@ -280,13 +296,10 @@ class _Planner:
 
     def _tunnel(self, service: Service) -> None:
         assert service.l4 is not None
-        kind = service.l4.tunnel.encapsulation
-        if kind != "vxlan":
-            raise MailbalancerError(
-                f"service {service.name}: encapsulation {kind} needs a kernel with that tunnel (CONFIG_NET_IPIP, "
-                "CONFIG_IPV6_TUNNEL), and is not in this version",
-                "write encapsulation: vxlan",
-            )
+        encapsulation = service.l4.tunnel.encapsulation
+        if encapsulation in IP_TUNNELS:
+            self._ip_tunnels(service, encapsulation)
+            return
         for version in self._versions(service):
             servers = self._servers(service, version)
             if servers:
@@ -297,17 +310,33 @@ class _Planner:
     def _device(self, service: Service, version: int, servers: Sequence[IPAddress]) -> Vxlan:
         """One for all services: it leaves from the address that leads to the first server."""
         made = self._made(Vxlan, lambda step: step.device == TUNNEL_DEVICES[version])
-        device = self._way_to(service, servers[0])
-        interface = self._network.interface(device)
-        own = [own.ip for i, own in self._network.addresses() if i.name == device and own.version == version]
-        local = next((address for address in own if not address.is_link_local), None)
+        local, room = self._outer(service, servers[0])
+        mtu = room - VXLAN_BYTES[version]
+        fresh = Vxlan(TUNNEL_DEVICES[version], VXLAN_NUMBER, VXLAN_PORT, local, mtu)
+        return made if made is not None and made.mtu == mtu else fresh
+
+    def _ip_tunnels(self, service: Service, encapsulation: str) -> None:
+        """One to each server, for all services: the kernel has at most one between two addresses."""
+        kind, module, header = IP_TUNNELS[encapsulation]
+        if self._lacks(kind):
+            raise MailbalancerError(
+                f"service {service.name}: this kernel has no {kind} devices for encapsulation: {encapsulation}",
+                f"load the module {module}, or write encapsulation: vxlan",
+            )
+        for version in self._versions(service):
+            for address in self._servers(service, version):
+                local, room = self._outer(service, address)
+                self._plan.add(IpTunnel(tunnel_device(encapsulation, address), local, str(address), room - header))
+
+    def _outer(self, service: Service, server: IPAddress) -> tuple[str, int]:
+        """Where a tunnel to this server leaves from, and the largest packet that goes there."""
+        device = self._way_to(service, server)
+        interface, local = self._network.interface(device), self._network.source_to(server)
         if interface is None or local is None:
             raise MailbalancerError(
-                f"service {service.name}: {device} has no IPv{version} address to send a tunnel from"
+                f"service {service.name}: {device} has no IPv{server.version} address to send a tunnel from"
             )
-        mtu = interface.mtu - VXLAN_BYTES[version]
-        fresh = Vxlan(TUNNEL_DEVICES[version], VXLAN_NUMBER, VXLAN_PORT, str(local), mtu)
-        return made if made is not None and made.mtu == mtu else fresh
+        return str(local), interface.mtu
 
     # facts
 
@@ -330,6 +359,27 @@ def tunnel_mac(address: str) -> str:
     """The hardware address that a real server's end of the tunnel has: known to both sides without asking."""
     digest = blake2s(address.encode()).digest()
     return "02:6d:62:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def tunnel_device(encapsulation: str, server: IPAddress) -> str:
+    """The device of ours through which a tunnel leads to a real server."""
+    if encapsulation in IP_TUNNELS:
+        return f"mbip{server.version}{blake2s(server.packed).hexdigest()[:10]}"
+    return TUNNEL_DEVICES[server.version]
+
+
+def tunnel_bytes(encapsulation: str, version: int) -> int:
+    """What a tunnel takes of every packet."""
+    return IP_TUNNELS[encapsulation][2] if encapsulation in IP_TUNNELS else VXLAN_BYTES[version]
+
+
+def tunnel_devices(service: Service) -> tuple[str, ...]:
+    """The devices of ours that lead to the real servers of a service; of other services than tunnels none."""
+    if service.l4 is None or service.l4.forward is not Forward.TUNNEL:
+        return ()
+    servers = (ipaddress.ip_address(member.endpoint.host) for member in service.pool.members)
+    reached = (server for server in servers if list(_fronts(service, server.version)))
+    return tuple(dict.fromkeys(tunnel_device(service.l4.tunnel.encapsulation, server) for server in reached))
 
 
 def _fronts(service: Service, version: int) -> Iterator[IPAddress]:

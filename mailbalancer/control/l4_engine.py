@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mailbalancer.balance.candidate import READY
 from mailbalancer.control.arp_watch import ArpWatch
 from mailbalancer.control.events import Events
 from mailbalancer.control.gateway_probe import GatewayProbe
-from mailbalancer.control.host_plan import HostPlan, absent_addresses, needs_host, plan
+from mailbalancer.control.host_plan import HostPlan, absent_addresses, needs_host, plan, tunnel_devices
 from mailbalancer.control.kernel_clients import KernelClients
 from mailbalancer.control.l4_rules import (
     RulesetBuilder,
@@ -45,7 +46,7 @@ from mailbalancer.host.network import read_network
 from mailbalancer.host.nft import Counter, Nft
 from mailbalancer.host.privileges import CAP_NET_ADMIN, CAP_NET_RAW, have
 from mailbalancer.host.rtnetlink import network_now
-from mailbalancer.host.steps import Step, Vxlan, sysctl_now
+from mailbalancer.host.steps import IpTunnel, Step, Vxlan, lacks_device_type, sysctl_now
 from mailbalancer.l4.numbers import Numbers
 from mailbalancer.l4.render import ENDING_S, tables
 from mailbalancer.l4.ruleset import (
@@ -158,7 +159,7 @@ class L4Engine:
         self._before = before = ledger.steps
         self._has_rules |= needs_host(config) or bool(before)
         network = read_network(self._commands)
-        self._wanted = plan(config, network, sysctl_now, before)
+        self._wanted = plan(config, network, sysctl_now, before, partial(lacks_device_type, self._commands))
         try:
             self._vips.refuse_taken(network, [step for step in self._wanted.steps if step not in before], config)
             ledger.begin(self._wanted.steps)
@@ -339,10 +340,11 @@ class L4Engine:
             "too_big": self._count.counter(f"too_big_{number}").packets,
         }
         if service.l4.forward is Forward.TUNNEL:
+            own = tunnel_devices(service)
             facts["tunnel"] = [
                 {"device": step.device, "mtu": step.mtu, "mss": step.mss}
                 for step in self.steps
-                if isinstance(step, Vxlan)
+                if isinstance(step, Vxlan | IpTunnel) and step.device in own
             ]
         return facts
 

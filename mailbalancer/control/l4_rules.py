@@ -12,7 +12,13 @@ from dataclasses import replace
 
 from mailbalancer.balance.candidate import CLOSED
 from mailbalancer.control.gateway_probe import FAR
-from mailbalancer.control.host_plan import TUNNEL_DEVICES, VXLAN_NUMBER
+from mailbalancer.control.host_plan import (
+    IP_TUNNELS,
+    TUNNEL_DEVICES,
+    VXLAN_NUMBER,
+    tunnel_device,
+    tunnel_devices,
+)
 from mailbalancer.control.members import Members, Record
 from mailbalancer.errors import MailbalancerError
 from mailbalancer.l4.numbers import Numbers
@@ -64,14 +70,17 @@ class RulesetBuilder:
 
     def ruleset(self) -> Ruleset:
         services = [service for service in self._config.services if service.l4 is not None]
-        tunnels = [s.l4.tunnel for s in services if s.l4 and s.l4.forward is Forward.TUNNEL]
+        through = [s for s in services if s.l4 and s.l4.forward is Forward.TUNNEL]
+        tunnels = [s.l4.tunnel for s in through if s.l4]
+        ends = [m.endpoint.host for s in through if _in_ip(s) for m in s.pool.members]
         probed = any(map(is_transparent, self._config.services))
         return Ruleset(
             services=tuple(map(self._service, services)),
             outbound=tuple(outbound for service in services for outbound in self._outbound(service)),
             guards=guards_of(self._network),
             transparent=any(service.source.use == "client" for service in self._config.services),
-            tunnel=VXLAN_NUMBER if tunnels else 0,
+            tunnel=VXLAN_NUMBER if not all(map(_in_ip, through)) else 0,
+            tunnel_ends=tuple(map(ipaddress.ip_address, dict.fromkeys(ends))),
             tunnel_peers=tuple(peer for tunnel in tunnels for peer in tunnel.allow_peers),
             probes=tuple(self._probes()) if probed else (),
         )
@@ -147,7 +156,7 @@ class RulesetBuilder:
     def _device(self, service: Service, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
         assert service.l4 is not None
         if service.l4.forward is Forward.TUNNEL:
-            return TUNNEL_DEVICES[address.version]
+            return tunnel_device(service.l4.tunnel.encapsulation, address)
         if service.l4.forward is not Forward.DSR:
             return ""
         segment = self._network.segment_of(address)
@@ -215,8 +224,12 @@ def with_neighbours(service: Service, network: Network) -> Service:
 
 def _waits_for_device(service: Service, network: Network) -> bool:
     """A rule can name a device only when it is there; that of tunnels is made when the configuration is applied."""
-    tunnel = service.l4 is not None and service.l4.forward is Forward.TUNNEL
-    return tunnel and not any(network.interface(name) for name in TUNNEL_DEVICES.values())
+    return any(network.interface(name) is None for name in tunnel_devices(service))
+
+
+def _in_ip(service: Service) -> bool:
+    """Whether a tunnel service has tunnels without frames inside."""
+    return service.l4 is not None and service.l4.tunnel.encapsulation in IP_TUNNELS
 
 
 def near_places(service: Service) -> dict[str, IPNetwork]:

@@ -22,7 +22,7 @@ from mailbalancer.control.checks.dns import asked_in_one_datagram
 from mailbalancer.control.checks.run import run_check
 from mailbalancer.control.explaining import members_of, own_address_towards, tunnel_mss
 from mailbalancer.control.gateway_probe import far_address
-from mailbalancer.control.host_plan import TUNNEL_DEVICES, tunnel_mac
+from mailbalancer.control.host_plan import IP_TUNNELS, tunnel_device, tunnel_mac
 from mailbalancer.host.knock import Ear, Heard, Knock, send
 from mailbalancer.host.path_size import largest
 from mailbalancer.host.rtnetlink import network_now
@@ -279,18 +279,21 @@ class _Verification:
             ear.close()
 
     def _place(self, target: str) -> tuple[str, str, str] | str:
-        """The interface, its hardware address and that of whoever the frame goes to."""
+        """The interface, its hardware address and that of whoever the frame goes to; empty: there are none."""
         server = ipaddress.ip_address(self._server)
         route = self._network.route_to(server)
-        if self._forward is Forward.TUNNEL and target != self._server:
-            device, to_mac = TUNNEL_DEVICES[server.version], tunnel_mac(self._server)
+        tunnel = self._service.l4.tunnel.encapsulation if self._service.l4 else ""
+        inside = self._forward is Forward.TUNNEL and target != self._server
+        if inside:
+            device, to_mac = tunnel_device(tunnel, server), tunnel_mac(self._server)
         else:
             neighbour = self._network.neighbour((route.via if route else None) or server)
             device, to_mac = route.device if route else "", neighbour.mac if neighbour else ""
         interface = self._network.interface(device)
         if interface is None or not to_mac:
-            tunnel = device == TUNNEL_DEVICES[server.version]
-            return "the balancer must run: it makes the tunnel" if tunnel else f"nobody answers for {self._server}"
+            return "the balancer must run: it makes the tunnel" if inside else f"nobody answers for {self._server}"
+        if inside and tunnel in IP_TUNNELS:
+            return device, "", ""
         return device, interface.mac, to_mac
 
 

@@ -23,7 +23,7 @@ from typing import ClassVar
 from mailbalancer.control.checks.dns import asked_in_one_datagram
 from mailbalancer.control.events import Events
 from mailbalancer.control.gateway_probe import far_address
-from mailbalancer.control.host_plan import TUNNEL_DEVICES, tunnel_mac
+from mailbalancer.control.host_plan import IP_TUNNELS, tunnel_device, tunnel_mac
 from mailbalancer.control.members import Record
 from mailbalancer.control.prober import Prober
 from mailbalancer.host.commands import HostError
@@ -152,10 +152,11 @@ def _knock(service: Service, record: Record, vip: str, ours: tuple[str, int]) ->
 
 
 def _place(service: Service, server: IPAddress, network: Network) -> tuple[str, str, str, str] | str:
-    """Our address, the interface, its hardware address and the server's there; or why it cannot be said."""
-    tunnel = service.l4 is not None and service.l4.forward is Forward.TUNNEL
+    """Our address, the interface, its hardware address and the server's there (empty: there are none); or why it cannot
+    be said."""
+    tunnel = service.l4.tunnel.encapsulation if service.l4 and service.l4.forward is Forward.TUNNEL else ""
     route = network.route_to(server)
-    device = TUNNEL_DEVICES[server.version] if tunnel else route.device if route else ""
+    device = tunnel_device(tunnel, server) if tunnel else route.device if route else ""
     interface = network.interface(device)
     neighbour = network.neighbour(server)
     to_mac = tunnel_mac(str(server)) if tunnel else neighbour.mac if neighbour else ""
@@ -171,6 +172,8 @@ def _place(service: Service, server: IPAddress, network: Network) -> tuple[str, 
         ),
         "",
     )
+    if interface is not None and source and tunnel in IP_TUNNELS:
+        return source, device, "", ""
     if interface is None or not interface.mac or not to_mac or not source:
         return f"the hardware address of {server} is not known"
     return source, device, interface.mac, to_mac

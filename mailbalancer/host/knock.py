@@ -140,16 +140,20 @@ class Ear:
 
 
 def send(packet: bytes, device: str, mac: str, to_mac: str) -> None:
-    """One packet in a frame of its own.
+    """One packet in a frame of its own; without hardware addresses as it is, into a device that has none.
 
     Raises:
         HostError: the interface is gone, or CAP_NET_RAW is missing.
     """
-    ethertype = struct.pack("!H", _ETHERTYPE[packet[0] >> 4])
-    frame = bytes.fromhex(to_mac.replace(":", "") + mac.replace(":", "")) + ethertype + packet
+    ethertype = _ETHERTYPE[packet[0] >> 4]
+    header = bytes.fromhex(to_mac.replace(":", "") + mac.replace(":", "")) + struct.pack("!H", ethertype)
     try:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-            wire.sendto(frame, (device, 0))
+        if to_mac:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+                wire.sendto(header + packet, (device, 0))
+        else:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as wire:
+                wire.sendto(packet, (device, ethertype))
     except OSError as error:
         raise HostError(f"nothing can be sent on {device}: {error.strerror}", "CAP_NET_RAW is needed") from error
 

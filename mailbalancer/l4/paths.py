@@ -350,7 +350,9 @@ class _Way:
         if self._keeps_address and outcome is Outcome.WORKS and self._seen_as() != str(self._client):
             notes.append(f"rights that {self._name} grants by address (relay) are those of {self._seen_as()}")
         if self._forward is Forward.TUNNEL and self._known.mss:
-            lost = "does not fit into the tunnel and is lost" if self._server.version == 6 else _FRAGMENTED
+            frames = self._service.l4 is not None and self._service.l4.tunnel.encapsulation == "vxlan"
+            cut = frames and self._server.version == 4
+            lost = _FRAGMENTED if cut else "does not fit into the tunnel and is lost"
             notes.append(
                 f"a segment above {self._known.mss} bytes {lost}; the server's default route should say "
                 f"`advmss {self._known.mss}`"

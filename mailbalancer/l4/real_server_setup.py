@@ -17,6 +17,10 @@ SYSTEMS = ("debian", "rhel", "windows")
 _SYSCTL_FILE = "/etc/sysctl.d/90-mailbalancer.conf"
 _UNIT = "mailbalancer-tunnel.service"
 _SCRIPT = "/usr/local/sbin/mailbalancer-tunnel"
+#: The number of IP in IP (RFC 2003, RFC 2473).
+_IN_IP = {4: 4, 6: 41}
+#: What becomes of a segment that is too large: nobody cuts what goes into a tunnel of IP in IP.
+_FATE = {False: "would travel in two fragments", True: "do not fit in and are lost"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class Facts:
         server: the server's own address.
         gateway: the balancer's address in the server's network; empty: it has none there.
         balancer: the balancer's address towards the server.
-        tunnel_mac, tunnel_number, tunnel_port: of the tunnel's end at the server; empty and 0: no tunnel.
+        tunnel_mac, tunnel_number, tunnel_port: of the vxlan tunnel's end at the server; empty and 0: none.
+        tunnel_type, tunnel_module: of a tunnel's end that takes IP in IP; empty: none.
         mss: largest segment that fits through the tunnel; 0: no tunnel.
     """
 
@@ -38,6 +43,8 @@ class Facts:
     tunnel_number: int = 0
     tunnel_port: int = 0
     mss: int = 0
+    tunnel_type: str = ""
+    tunnel_module: str = ""
 
     @property
     def version(self) -> int:
@@ -208,17 +215,14 @@ def _stanzas(vips: list[str], facts: Facts) -> list[str]:
 
 def _tunnel_end(system: str, facts: Facts) -> list[str]:
     """A script makes it, now and (by a unit of systemd, which both distributions have) after each boot."""
-    identity = f"id {facts.tunnel_number} dstport {facts.tunnel_port} local {facts.server} nolearning"
     default = f"$(ip -{facts.version} route show default | head -n 1 | sed 's/ advmss [0-9]*//')"
     lines = [
         "# the end of the balancer's tunnel: now, and after a reboot",
         f"cat > {_SCRIPT} <<'END'",
         "#!/bin/sh -e",
-        "ip link del mbvxlan 2> /dev/null || true",
-        f"ip link add mbvxlan address {facts.tunnel_mac} type vxlan {identity}",
-        "ip link set mbvxlan up",
+        *(_takes_packets(facts) if facts.tunnel_type else _takes_frames(facts)),
         *_unfiltered(facts),
-        f"# larger segments would travel in two fragments: clients are told to send {facts.mss} bytes at most",
+        f"# larger segments {_FATE[bool(facts.tunnel_type)]}: clients are told to send {facts.mss} bytes at most",
         f"ip -{facts.version} route change {default} advmss {facts.mss}",
         "END",
         f"chmod 755 {_SCRIPT}",
@@ -227,13 +231,38 @@ def _tunnel_end(system: str, facts: Facts) -> list[str]:
         *("[Unit]", "After=network-online.target", "Wants=network-online.target"),
         *("[Service]", "Type=oneshot", f"ExecStart={_SCRIPT}", "[Install]", "WantedBy=multi-user.target", "END"),
         f"systemctl enable {_UNIT}",
-        f"# the firewall must let UDP port {facts.tunnel_port} in, from {facts.balancer or 'the balancer'} alone",
+        f"# the firewall must let {_let_in(facts)} in, from {facts.balancer or 'the balancer'} alone",
     ]
     if system == "rhel":
         source = f"source address={facts.balancer} " if facts.balancer else ""
-        rule = f"rule family=ipv{facts.version} {source}port port={facts.tunnel_port} protocol=udp accept"
+        what = f"protocol value={_IN_IP[facts.version]}" if facts.tunnel_type else ""
+        what = what or f"port port={facts.tunnel_port} protocol=udp"
+        rule = f"rule family=ipv{facts.version} {source}{what} accept"
         lines.append(f"firewall-cmd --permanent --add-rich-rule='{rule}' && firewall-cmd --reload")
     return lines
+
+
+def _takes_frames(facts: Facts) -> list[str]:
+    identity = f"id {facts.tunnel_number} dstport {facts.tunnel_port} local {facts.server} nolearning"
+    return [
+        "ip link del mbvxlan 2> /dev/null || true",
+        f"ip link add mbvxlan address {facts.tunnel_mac} type vxlan {identity}",
+        "ip link set mbvxlan up",
+    ]
+
+
+def _takes_packets(facts: Facts) -> list[str]:
+    kind = "ip6tnl mode ip6ip6" if facts.version == 6 else "ipip"
+    return [
+        f"modprobe {facts.tunnel_module} 2> /dev/null || true  # it can be part of the kernel",
+        "ip link del mbtunnel 2> /dev/null || true",
+        f"ip link add mbtunnel type {kind} local {facts.server} remote {facts.balancer or 'any'}",
+        "ip link set mbtunnel up",
+    ]
+
+
+def _let_in(facts: Facts) -> str:
+    return f"IP protocol {_IN_IP[facts.version]}" if facts.tunnel_type else f"UDP port {facts.tunnel_port}"
 
 
 def _unfiltered(facts: Facts) -> list[str]:
@@ -241,7 +270,7 @@ def _unfiltered(facts: Facts) -> list[str]:
     if facts.version == 6:
         return []
     return ["# nothing can be sent back into it, so the reverse path is not filtered there",
-            "sysctl -w net.ipv4.conf.mbvxlan.rp_filter=0"]  # fmt: skip
+            f"sysctl -w net.ipv4.conf.{'mbtunnel' if facts.tunnel_type else 'mbvxlan'}.rp_filter=0"]  # fmt: skip
 
 
 # ---------------------------------------------------------------- Windows

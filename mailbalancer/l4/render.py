@@ -57,6 +57,8 @@ _ICMP = {4: "icmp", 6: "icmpv6"}
 #: A packet did not fit through somewhere and must not be cut there (RFC 792, RFC 4443 section 3.2).
 _TOO_BIG = {4: "icmp type destination-unreachable icmp code frag-needed", 6: "icmpv6 type packet-too-big"}
 _NUMBER = {"tcp": 6, "udp": 17}
+#: IP in IP (RFC 2003, RFC 2473).
+_IN_IP = {4: 4, 6: 41}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ def _inet(ruleset: Ruleset) -> Table:
         chains |= _service_chains(service)
     if ruleset.transparent or ruleset.probes:
         chains["transparent"] = Chain(tuple(_to_ourselves(ruleset)), _TRANSPARENT)
-    if ruleset.tunnel:
+    tunnels = bool(ruleset.tunnel or ruleset.tunnel_ends)
+    if tunnels:
         chains["tunnel"] = Chain(tuple(_strangers(ruleset)), _TUNNEL)
     memory = _tables_of_clients(services)
     if ruleset.probes:
@@ -107,7 +110,7 @@ def _inet(ruleset: Ruleset) -> Table:
     counters += [f"own_{service.number}" for service in services if service.forward is Forward.TRANSPARENT]
     counters += [f"too_big_{service.number}" for service in services]
     counters += [f"stray_{service.number}" for service in services if service.forward is Forward.TRANSPARENT]
-    counters += ["tunnel_strangers", "tunnel_too_big"] if ruleset.tunnel else []
+    counters += ["tunnel_strangers", "tunnel_too_big"] if tunnels else []
     counters += [f"near_{near.number}" for service in services for near in service.near]
     fixed = {
         f"count_{word}": ("{ type mark : counter; }", tuple(f'0x{s.mark:08x} : "{word}_{s.number}"' for s in members))
@@ -331,14 +334,21 @@ def _probes(ruleset: Ruleset) -> Iterator[tuple[int, str]]:
 
 
 def _strangers(ruleset: Ruleset) -> Iterator[str]:
-    """Frames that somebody sends into our tunnels (RFC 7348 section 5: the number lies behind the UDP header)."""
-    ours = f"udp dport 4789 @th,96,24 {ruleset.tunnel}"
+    """What somebody sends into our tunnels (RFC 7348 section 5: the number lies behind the UDP header), and what does
+    not fit on the way to their ends. Other tunnels of this machine are none of ours."""
+    frames = f"udp dport 4789 @th,96,24 {ruleset.tunnel}"
     for family in _FAMILIES:
-        peers = _networks(ruleset.tunnel_peers, family)
+        peers, inner = _networks(ruleset.tunnel_peers, family), _INNER[family]
         strangers = f" {_ip(family)} saddr != {peers}" if peers else ""
-        yield f"meta nfproto ipv{family} {ours}{strangers} counter name tunnel_strangers drop"
-        inner = f"{_INNER[family].protocol} 17 {_INNER[family].destination_port} 4789"
-        yield f"{_TOO_BIG[family]} {inner} counter name tunnel_too_big"
+        ends = ", ".join(str(end) for end in ruleset.tunnel_ends if end.version == family)
+        ours = {frames: f"{inner.protocol} 17 {inner.destination_port} 4789"} if ruleset.tunnel else {}
+        if ends:
+            ours[f"meta l4proto {_IN_IP[family]} {_ip(family)} saddr {{ {ends} }}"] = (
+                f"{inner.protocol} {_IN_IP[family]}"
+            )
+        for what, too_big in ours.items():
+            yield f"meta nfproto ipv{family} {what}{strangers} counter name tunnel_strangers drop"
+            yield f"{_TOO_BIG[family]} {too_big} counter name tunnel_too_big"
 
 
 _ANSWERS = {

@@ -223,15 +223,16 @@ class Ruleset:
     guards: tuple[Guard, ...] = ()
     transparent: bool = False
     probes: tuple[IPAddress, ...] = ()
-    tunnel: int = 0  # number of our tunnels; 0: none
+    tunnel: int = 0  # number of our tunnels that carry frames; 0: none
+    tunnel_ends: tuple[IPAddress, ...] = ()  # the far ends of our tunnels that carry IP in IP
     tunnel_peers: tuple[IPNetwork, ...] = ()  # who may send frames into them; nobody has to: they lead one way
 
     def __post_init__(self) -> None:
         _require_number("tunnel number", self.tunnel, 0, 0xFFFFFF)
         for network in self.tunnel_peers:
             _require_network(network)
-        for probe in self.probes:
-            _require_address(probe)
+        for address in (*self.probes, *self.tunnel_ends):
+            _require_address(address)
         for service in self.services:
             missing = set(service.devices) - {guard.device for guard in self.guards}
             if service.keeps_address and missing:

@@ -36,6 +36,7 @@ def test_a_service_of_the_kernel() -> None:
 
 
 TRANSPARENT = "forward: transparent, listen: '10.0.1.100:25', real_servers: "
+TUNNEL = "forward: tunnel, listen: '10.0.1.100:25', real_servers: "
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,8 @@ TRANSPARENT = "forward: transparent, listen: '10.0.1.100:25', real_servers: "
         (TRANSPARENT + "[s6]", "does not translate between IPv4 and IPv6"),
         (TRANSPARENT + "[s1], snat_address: 10.0.2.1", "write forward: snat"),
         (TRANSPARENT + "[s1], tunnel: {encapsulation: ipip}", "is for forward: tunnel"),
+        (TUNNEL + "[s1, s6], tunnel: {encapsulation: ipip}", "2001:db8::11 is IPv6, and encapsulation: ipip carries"),
+        (TUNNEL + "[s1, s6], tunnel: {encapsulation: ip6ip6}", "10.0.2.11 is IPv4, and encapsulation: ip6ip6 carries"),
         (TRANSPARENT + "[s1], source: client", "forward: transparent (the client's)"),
         (TRANSPARENT + "[s1], max_sessions: 5", "limit the real servers"),
         (

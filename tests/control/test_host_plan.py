@@ -10,9 +10,17 @@ from typing import Any
 import pytest
 
 from mailbalancer.config.load import load_text
-from mailbalancer.control.host_plan import HostPlan, needed_capabilities, needs_host, plan, tunnel_mac
+from mailbalancer.control.host_plan import (
+    HostPlan,
+    needed_capabilities,
+    needs_host,
+    plan,
+    tunnel_bytes,
+    tunnel_devices,
+    tunnel_mac,
+)
 from mailbalancer.errors import MailbalancerError
-from mailbalancer.host.steps import Address, Forwarding6, LocalRoute, Rule, Step, Sysctl, TunnelEnd, Vxlan
+from mailbalancer.host.steps import Address, Forwarding6, IpTunnel, LocalRoute, Rule, Step, Sysctl, TunnelEnd, Vxlan
 from mailbalancer.model import Config
 from mailbalancer.network import Interface, Network, Route
 
@@ -47,6 +55,10 @@ def planned(found: Config, now: str = "0", in_force: Sequence[Step] = ()) -> Hos
     return plan(found, NETWORK, lambda key: now, in_force)
 
 
+def ip_in_ip(encapsulation: str, listen: str, *servers: str) -> Config:
+    return config(listen, servers=servers, mode="l4", forward="tunnel", tunnel={"encapsulation": encapsulation})
+
+
 L4 = {"mode": "l4", "forward": "transparent"}
 
 
@@ -76,11 +88,6 @@ def test_what_was_found_before_us_is_kept() -> None:
         (config("10.0.1.100:25", mode="l4", forward="snat", snat_address="10.0.1.9"), "not an address of this", ""),
         (config("10.0.1.100:25", **L4, masquerade_outbound="10.0.1.9"), "masquerade_outbound 10.0.1.9 is not an", ""),
         (config("10.0.1.100:25", **L4, source={"probe_address": "10.0.2.9"}), "is in 10.0.2.0/24", "routers"),
-        (
-            config("10.0.1.100:25", mode="l4", forward="tunnel", tunnel={"encapsulation": "ipip"}),
-            "encapsulation ipip needs a kernel with that tunnel",
-            "vxlan",
-        ),
     ],
 )  # fmt: skip
 def test_what_cannot_work_here_is_said_with_its_remedy(found: Config, said: str, remedy: str) -> None:
@@ -133,6 +140,41 @@ def test_a_tunnel_leaves_from_the_way_to_its_end() -> None:
     found = config("10.0.1.100:25", servers=["away"], mode="l4", forward="tunnel")
     again = plan(found, smaller, lambda key: "0", steps).steps
     assert next(step for step in again if isinstance(step, Vxlan)).mtu == 1250
+
+
+def test_a_tunnel_of_ip_in_ip_is_a_device_for_each_server() -> None:
+    found = ip_in_ip("ipip", "10.0.1.100:25", "away", "near")
+    steps = planned(found).steps
+    devices = [step for step in steps if isinstance(step, IpTunnel)]
+    assert [(d.local, d.remote, d.mtu, d.mss) for d in devices] == [
+        ("10.0.2.1", "10.8.0.11", 1380, 1340),
+        ("10.0.1.1", "10.0.1.11", 1480, 1440),
+    ]
+    assert tuple(device.device for device in devices) == tunnel_devices(found.services[0])
+    assert len({device.device for device in devices}) == 2
+    assert not [step for step in steps if isinstance(step, Vxlan | TunnelEnd)]
+    assert planned(found, in_force=steps).steps == steps
+
+
+def test_a_tunnel_of_ip6_in_ip6() -> None:
+    steps = planned(ip_in_ip("ip6ip6", "[fd00:2::100]:25", "s6")).steps
+    device = next(step for step in steps if isinstance(step, IpTunnel))
+    assert (device.local, device.remote, device.mtu, device.mss) == ("fd00:2::1", "fd00:2::11", 1360, 1300)
+    assert [tunnel_bytes(name, 6) for name in ("vxlan", "ip6ip6")] == [70, 40]
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "module"),
+    [
+        (ip_in_ip("ipip", "10.0.1.100:25", "away"), "ipip", "ipip"),
+        (ip_in_ip("ip6ip6", "[fd00:2::100]:25", "s6"), "ip6tnl", "ip6_tunnel"),
+    ],
+)
+def test_a_kernel_without_such_a_tunnel(found: Config, kind: str, module: str) -> None:
+    with pytest.raises(MailbalancerError, match=f"service mail: this kernel has no {kind} devices") as caught:
+        plan(found, NETWORK, lambda key: "0", lacks=lambda asked: asked == kind)
+    assert caught.value.remedy == f"load the module {module}, or write encapsulation: vxlan"
+    plan(found, NETWORK, lambda key: "0", lacks=lambda asked: asked != kind)
 
 
 def test_who_needs_which_rights() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from mailbalancer.config import schema
 from mailbalancer.config.load import load_text
-from mailbalancer.control.host_plan import plan
+from mailbalancer.control.host_plan import plan, tunnel_devices
 from mailbalancer.control.l4_rules import examined_script
 from mailbalancer.errors import ConfigError, MailbalancerError
 from mailbalancer.model import Config
@@ -113,6 +114,26 @@ REFUSED: dict[str, list[dict[str, Any]]] = {
 SOURCE = {"balancer_for": "10.30.0.0/16", "probe_failed": "take_out_of_service", "probe_address": "198.18.0.1"}
 MEMBER = {"port": 2525, "weight": 3.0, "priority": 1, "max_sessions": 5, "state": "disabled"}
 PERSIST = {"group": "together", "timeout_s": 60.0, "max_entries": 500}
+
+
+@pytest.mark.parametrize(
+    ("encapsulation", "server", "listen", "family", "protocol"),
+    [("ipip", "10.0.2.11", "10.0.1.100:25", "ip", 4), ("ip6ip6", "fd00:2::11", "[fd00:2::100]:25", "ip6", 41)],
+)
+def test_a_tunnel_of_ip_in_ip(encapsulation: str, server: str, listen: str, family: str, protocol: int) -> None:
+    name = "s6" if protocol == 41 else "s1"
+    tunnel = {"encapsulation": encapsulation, "allow_peers": server}
+    config = loaded({"forward": "tunnel", "listen": [listen], "real_servers": {name: {}}, "tunnel": tunnel})
+    (device,) = tunnel_devices(config.services[0])
+    assert len(device) <= 15
+    assert "fwd" not in examined_script(config, NETWORK)  # it is not there yet
+    made = replace(NETWORK, interfaces=(*NETWORK.interfaces, Interface(device, 9, mtu=1480)))
+    script = examined_script(config, made)
+    assert f'fwd {family} to {server} device "{device}"' in script
+    strangers = f"meta l4proto {protocol} {family} saddr {{ {server} }} {family} saddr != {{ {server}/"
+    assert strangers in script
+    assert "4789" not in script
+    assert f'device "{device}" priority' not in script
 
 
 def test_every_setting_of_a_service_is_here() -> None:

@@ -12,6 +12,7 @@ from mailbalancer.host.commands import HostError, RecordedCommands
 from mailbalancer.host.steps import (
     Address,
     Forwarding6,
+    IpTunnel,
     LocalRoute,
     Rule,
     Step,
@@ -20,6 +21,7 @@ from mailbalancer.host.steps import (
     Vxlan,
     as_facts,
     from_facts,
+    lacks_device_type,
     sysctl_now,
 )
 
@@ -31,6 +33,8 @@ ALL: list[Step] = [
     LocalRoute(6, 27746),
     Vxlan("mbvxlan4", 27746, 4789, "10.0.1.1", 1450),
     TunnelEnd("mbvxlan4", "10.8.0.11", MAC),
+    IpTunnel("mbip4", "10.0.1.1", "10.8.0.11", 1480),
+    IpTunnel("mbip6", "fd00:1::1", "fd00:8::11", 1460),
 ]
 
 
@@ -100,6 +104,8 @@ def test_it_comes_back_from_its_facts(step: Step) -> None:
         {"kind": "address", "address": "10.0.1.300/32", "device": "eth0"},
         {"kind": "rule", "version": "4 flush", "priority": 1, "mark": 1, "table": 1},
         {"kind": "local route", "version": 4, "table": -1},
+        {"kind": "ip tunnel", "device": "a", "local": "10.0.1.1 x", "remote": "10.8.0.11", "mtu": 1480},
+        {"kind": "ip tunnel", "device": "a", "local": "10.0.1.1", "remote": "10.8.0.11/8", "mtu": 1480},
         {"kind": "vxlan", "device": "a b", "number": 1, "port": 1, "local": "10.0.1.1", "mtu": 1450},
         {"kind": "vxlan", "device": "a", "number": "1 dev b", "port": 1, "local": "10.0.1.1", "mtu": 1450},
         {"kind": "tunnel end", "device": "a", "address": "10.0.1.1", "mac": "02:00:00:00:00:00 dev b"},
@@ -111,6 +117,41 @@ def test_it_comes_back_from_its_facts(step: Step) -> None:
 def test_strange_facts_are_no_step(facts: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
         from_facts(facts)
+
+
+@pytest.mark.parametrize(
+    ("step", "made"),
+    [
+        (ALL[6], "ip link add mbip4 mtu 1480 type ipip ttl 64 local 10.0.1.1 remote 10.8.0.11"),
+        (
+            ALL[7],
+            "ip link add mbip6 mtu 1460 type ip6tnl mode ip6ip6 encaplimit none local fd00:1::1 remote fd00:8::11",
+        ),
+    ],
+)
+def test_a_tunnel_of_ip_in_ip(step: IpTunnel, made: str) -> None:
+    name = step.device
+    assert run(step, "do") == [f"ip link del {name}", made, f"ip link set {name} up"]
+    assert run(step, "undo") == [f"ip link del {name}"]
+
+
+@pytest.mark.parametrize(
+    ("said", "lacks"),
+    [
+        ("Error: Unknown device type.", True),
+        ("RTNETLINK answers: Operation not supported", True),
+        ("Error: mtu less than device minimum.", False),
+        ("RTNETLINK answers: Operation not permitted", False),
+    ],
+)
+def test_whether_a_kernel_lacks_a_device(said: str, lacks: bool) -> None:
+    assert lacks_device_type(Refusing(said), "ipip") is lacks
+
+
+def test_a_device_that_was_tried_does_not_stay() -> None:
+    commands = RecordedCommands()
+    assert not lacks_device_type(commands, "ipip")
+    assert [line for line, _ in commands.asked][-1] == "ip link del mbtry"
 
 
 class Refusing:

@@ -96,6 +96,23 @@ def test_the_end_of_a_tunnel(system: str) -> None:
     assert "must not be the balancer" not in lines
 
 
+@pytest.mark.parametrize("system", ["debian", "rhel"])
+@pytest.mark.parametrize(
+    ("facts", "kind", "protocol"), [(FACTS, "ipip", 4), (FACTS6, "ip6tnl mode ip6ip6", 41)], ids=["IPv4", "IPv6"]
+)
+def test_the_end_of_a_tunnel_of_ip_in_ip(system: str, facts: Facts, kind: str, protocol: int) -> None:
+    module = "ip6_tunnel" if protocol == 41 else "ipip"
+    facts = replace(facts, mss=1440, tunnel_type=kind.split()[0], tunnel_module=module)
+    lines = text(Forward.TUNNEL, system, facts)
+    assert f"modprobe {module} " in lines
+    assert f"ip link add mbtunnel type {kind} local {facts.server} remote {facts.balancer}\n" in lines
+    assert ("sysctl -w net.ipv4.conf.mbtunnel.rp_filter=0" in lines) == (protocol == 4)
+    assert f"must let IP protocol {protocol} in" in lines
+    assert (f"source address={facts.balancer} protocol value={protocol} accept" in lines) == (system == "rhel")
+    assert "vxlan" not in lines
+    assert "are lost" in lines
+
+
 def test_nothing_is_needed() -> None:
     assert len(setup(service(Forward.SNAT), "debian", FACTS)) == 1
     plain = Service("mail", Mode.TCP, (Endpoint("10.0.1.1", 25),), service(Forward.SNAT).pool)
