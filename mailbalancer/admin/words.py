@@ -122,11 +122,11 @@ def _with_sessions(word: str, server: Facts) -> str:
 
 
 def _down_reason(server: Facts) -> str:
-    """Why it is down: the flip says why it went; the newest failing check is the fallback."""
-    for source in (server["last_flip"], server["check"]):
-        if source and source["reason"] and not source.get("up"):
-            return plain(source["reason"])
-    return "no reason known"
+    """Why it is down: what the newest check found, as long as checks fail; else why it went (traffic has seen it)."""
+    check, flip = server["check"], server["last_flip"]
+    if check and check["verdict"] == "down" and check["reason"]:
+        return plain(check["reason"])
+    return plain(flip["reason"]) if flip and flip["reason"] and not flip.get("up") else "no reason known"
 
 
 def last_check(server: Facts) -> str:

@@ -70,6 +70,7 @@ def test_span(seconds: float, said: str) -> None:
         ({"out_of_service": "no way back"}, "out of service: no way back", Tone.BAD),
         ({"out_of_service": "no way back", "up": False, "last_flip": REFUSED}, "down: connection refused", Tone.BAD),
         ({"up": False, "last_flip": None, "check": FAILING}, "down: no banner", Tone.BAD),
+        ({"up": False, "last_flip": REFUSED, "check": FAILING}, "down: no banner", Tone.BAD),
         ({"up": False, "last_flip": REFUSED | {"up": True, "reason": "answers"}}, "down: no reason known", Tone.BAD),
         ({"admin": "disabled"}, "disabled", Tone.QUIET),
         ({"admin": "disabled", "sessions": 3, "up": False}, "disabled, 3 sessions", Tone.QUIET),
